@@ -1,0 +1,42 @@
+# The house's front door: `make` lists what can be done.
+# CARGO_TARGET_DIR is respected everywhere; RUST_BACKTRACE and MIGRATEKIT_* settings reach the tests.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-long fuzz bench build fmt doc toolchain
+
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+BIN := $(TARGET)/release/migratekit
+
+help: ## This list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | \
+	  while IFS=$$'\t' read -r name words; do printf '  make %-10s %s\n' "$$name" "$$words"; done
+
+demo: build ## The whole story on this machine: a disk replicated, changed, replicated again, proven equal (DISK=path: a disk of yours)
+	@$(BIN) demo $(if $(DISK),--disk "$(DISK)") $(if $(KEEP),--keep "$(KEEP)")
+
+test: toolchain ## Everything: format, lints, tests, doc tests, examples, documentation (installs the peers it needs by apt)
+	@scripts/test-suite
+
+test-long: toolchain ## The same tests with ten times the rounds: an hour or more
+	@scripts/test-suite --long
+
+fuzz: toolchain ## The fuzz targets for minutes instead of seconds (SECONDS_EACH=600), under libFuzzer where cargo-fuzz is there
+	@scripts/fuzz $(or $(SECONDS_EACH),600)
+
+bench: build ## Ours against the peers, interleaved; fails on a miss (ROUNDS=9, CASES=a,b, OUT=file.json)
+	@scripts/install-test-peers
+	@python3 -B scripts/bench.py --bin "$(BIN)" $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(CASES),--cases $(CASES)) --json "$(or $(OUT),$(TARGET)/bench.json)"
+
+build: toolchain ## The release binary
+	@cargo build --release --locked --package migratekit-cli
+
+fmt: ## Formats the code
+	@cargo fmt --all
+
+doc: ## The library's documentation, in the target folder
+	@RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+
+toolchain:
+	@scripts/need-toolchain

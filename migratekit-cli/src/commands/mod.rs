@@ -1,0 +1,9 @@
+//! One file for each verb.
+
+pub(crate) mod copy;
+pub(crate) mod demo;
+pub(crate) mod diff;
+pub(crate) mod doctor;
+pub(crate) mod generate;
+pub(crate) mod nbd_info;
+pub(crate) mod nbd_serve;

@@ -1,0 +1,87 @@
+//! Exit codes and hints: what an error of the library means for the one who typed the command.
+
+use std::fmt::Write as _;
+
+use migratekit_core::{Error, ErrorKind, Retry};
+
+/// The exit code of a kind. Codes are stable; 0 is success, 2 a wrong command line (clap's own), 130 a second Ctrl-C.
+pub(crate) fn code(kind: ErrorKind) -> u8 {
+    match kind {
+        ErrorKind::InvalidInput => 3,
+        ErrorKind::NotFound => 4,
+        ErrorKind::AlreadyExists => 5,
+        ErrorKind::Busy => 6,
+        ErrorKind::Denied => 7,
+        ErrorKind::Unsupported => 8,
+        ErrorKind::ReadOnly => 9,
+        ErrorKind::NoSpace => 10,
+        ErrorKind::Unreachable => 11,
+        ErrorKind::Timeout => 12,
+        ErrorKind::Cancelled => 13,
+        ErrorKind::Protocol => 14,
+        ErrorKind::Io => 15,
+        ErrorKind::Mismatch => 16,
+        ErrorKind::Changed => 17,
+        ErrorKind::Fenced => 18,
+        ErrorKind::MissingTool => 19,
+        _ => 1,
+    }
+}
+
+/// What to do next.
+pub(crate) fn hint(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::InvalidInput => "correct the command; `migratekit help` shows its form",
+        ErrorKind::NotFound => "check the name; `migratekit nbd info URI` lists what a server has",
+        ErrorKind::AlreadyExists => "choose another name, or remove what is there",
+        ErrorKind::Busy => "wait until the other one is done, or end it",
+        ErrorKind::Denied => "check permissions, certificates and names, or run as a user that may",
+        ErrorKind::Unsupported => "use another way: `migratekit doctor` and `migratekit nbd info` show what is possible",
+        ErrorKind::ReadOnly => "make the target writable, or choose another",
+        ErrorKind::NoSpace => "make room or take a larger target, then run the same command with --resume if a ledger was kept",
+        ErrorKind::Unreachable => "check the address and that the other side runs, then try again (--resume if a ledger was kept)",
+        ErrorKind::Timeout => "look at the side that is named, then try again (--resume if a ledger was kept)",
+        ErrorKind::Cancelled => "run the same command again, with --resume if a ledger was kept",
+        ErrorKind::Protocol => "the peer speaks wrongly: check what listens there, and its version",
+        ErrorKind::Io => "check the device that is named; what was written before stays",
+        ErrorKind::Mismatch => "the target is not a copy of the source: `migratekit diff` shows where; copy again",
+        ErrorKind::Changed => "find out who changed it, then start the copy anew without --resume",
+        ErrorKind::Fenced => "another run has taken over; look at that one",
+        ErrorKind::MissingTool => "install what is named; `migratekit doctor` checks all of it",
+        _ => "this is a fault of MigrateKit: please report it with the message above",
+    }
+}
+
+/// The table shown by `--help`.
+pub(crate) fn table() -> String {
+    let mut text = String::from("Exit codes:\n    0  success\n    1  internal\n    2  wrong command line\n");
+    for kind in ErrorKind::ALL.iter().filter(|k| code(**k) != 1) {
+        let _ = writeln!(text, "  {:>3}  {}", code(*kind), kind.code());
+    }
+    text.push_str("  130  interrupted twice");
+    text
+}
+
+/// The error as people read it: what happened, and what to do next.
+pub(crate) fn explain(error: &Error) -> String {
+    let again = match error.retry() {
+        Retry::Exhausted => " (it was tried again, in vain)",
+        _ => "",
+    };
+    format!("error: {error}{again}\n next: {}", hint(error.kind()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_kind_has_a_code_and_a_hint_of_its_own() {
+        let codes: BTreeSet<u8> = ErrorKind::ALL.iter().map(|k| code(*k)).collect();
+        let hints: BTreeSet<&str> = ErrorKind::ALL.iter().map(|k| hint(*k)).collect();
+        assert_eq!(codes.len(), ErrorKind::ALL.len());
+        assert_eq!(hints.len(), ErrorKind::ALL.len());
+        assert!(!codes.contains(&0) && !codes.contains(&2));
+    }
+}

@@ -1,0 +1,85 @@
+//! The demo, as a newcomer runs it.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use migratekit_cli::demo::image;
+
+use crate::run::{MIGRATEKIT, assert_equal};
+
+/// Runs the demo with its temporary folders in `temp`; what it printed.
+fn demo(temp: &Path, args: &[&str]) -> String {
+    let mut command = Command::new(MIGRATEKIT);
+    command.arg("demo").args(args).env("TMPDIR", temp).env_remove("DISK").stdin(Stdio::null());
+    let out = command.output().unwrap();
+    assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8(out.stdout).unwrap()
+}
+
+fn is_empty(dir: &Path) -> bool {
+    std::fs::read_dir(dir).unwrap().next().is_none()
+}
+
+#[test]
+fn it_tells_its_chapters_and_leaves_nothing() {
+    let temp = tempfile::tempdir().unwrap();
+    let told = demo(temp.path(), &[]);
+    let mut rest = told.as_str();
+    for needed in [
+        "1. A disk",
+        "ext4",
+        "2. First pass",
+        "copied",
+        "proven",
+        "equal",
+        "3. The disk changes",
+        "planted",
+        "changed",
+        "deleted",
+        "differs",
+        "4. Second pass",
+        "copied",
+        "proven",
+        "5. Seen by others",
+        "found",
+        "by         e2fsck, debugfs",
+    ] {
+        let at = rest.find(needed).unwrap_or_else(|| panic!("no {needed:?} in {rest}\nof\n{told}"));
+        rest = &rest[at + needed.len()..];
+    }
+    assert!(!told.contains("not shown"), "{told}");
+    assert!(is_empty(temp.path()), "the demo left something behind");
+}
+
+#[test]
+fn it_takes_a_disk_without_touching_it_and_keeps_what_it_made() {
+    let (temp, mine) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let disk = image::make(&mine.path().join("made"), image::MIN_SIZE).unwrap();
+    let (given, before, kept) = (disk.path, mine.path().join("before"), mine.path().join("kept"));
+    std::fs::copy(&given, &before).unwrap();
+    let modified = std::fs::metadata(&given).unwrap().modified().unwrap();
+
+    let told = demo(temp.path(), &["--disk", given.to_str().unwrap(), "--keep", kept.to_str().unwrap()]);
+    assert_equal(&before, &given, "the user's disk");
+    assert_eq!(std::fs::metadata(&given).unwrap().modified().unwrap(), modified);
+    assert!(told.contains(&format!("Kept in {}", kept.display())), "{told}");
+    assert_equal(&kept.join("disk.img"), &kept.join("replica.img"), "disk and replica");
+    let changed = std::fs::read(kept.join("disk.img")).unwrap() != std::fs::read(&given).unwrap();
+    assert!(changed, "the disk did not change between the passes");
+    assert!(is_empty(temp.path()), "the demo left something behind");
+}
+
+#[test]
+fn a_disk_that_is_missing_is_named() {
+    let temp = tempfile::tempdir().unwrap();
+    let out = Command::new(MIGRATEKIT)
+        .args(["demo", "--disk", "/no/such/disk.img"])
+        .env("TMPDIR", temp.path())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(4), "{said}");
+    assert!(said.contains("/no/such/disk.img") && said.contains(" next: "), "{said}");
+    assert!(is_empty(temp.path()), "the demo left something behind");
+}

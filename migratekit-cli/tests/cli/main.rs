@@ -1,0 +1,19 @@
+//! The command line as its users meet it: real processes, real peers.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    unreachable_pub
+)]
+
+mod bad_input;
+mod copy;
+mod demo;
+mod info;
+mod kill;
+mod reference;
+mod resume;
+mod run;

@@ -1,0 +1,14 @@
+//! For tests, ours and those of adapter authors: peers, faults, recorders. Only with feature `testing`.
+
+mod contract;
+mod fault;
+pub mod mutation;
+pub mod peer;
+mod recorder;
+mod rng;
+pub mod volatile;
+
+pub use self::contract::check_contract;
+pub use self::fault::{Effect, Fault, Faulty, When};
+pub use self::recorder::{Operation, Recorder, Request};
+pub use self::rng::Rng;
