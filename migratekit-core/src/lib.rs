@@ -71,8 +71,10 @@ pub mod block;
 pub mod clock;
 pub mod copy;
 pub mod error;
+pub mod id;
 pub mod nbd;
 mod planted;
+pub mod platform;
 pub mod task;
 #[cfg(feature = "testing")]
 pub mod testing;
