@@ -280,7 +280,9 @@ impl Epoch {
 
     /// The one after this. [`ErrorKind::Internal`] when there is none left.
     pub fn next(self) -> Result<Self> {
-        self.0.checked_add(1).map_or_else(|| Err(Error::new(ErrorKind::Internal, "raise an epoch", "the last epoch is used up")), Epoch::try_from)
+        self.0
+            .checked_add(1)
+            .map_or_else(|| Err(Error::new(ErrorKind::Internal, "raise an epoch", "the last epoch is used up")), Epoch::try_from)
     }
 
     /// As the catalog's column holds it.
@@ -303,9 +305,9 @@ impl TryFrom<u64> for Epoch {
 impl TryFrom<i64> for Epoch {
     type Error = Error;
     fn try_from(number: i64) -> Result<Self> {
-        u64::try_from(number).map(Epoch).map_err(|_| {
-            Error::new(ErrorKind::InvalidInput, "read an epoch", "it is below 0").with("epoch", number)
-        })
+        u64::try_from(number)
+            .map(Epoch)
+            .map_err(|_| Error::new(ErrorKind::InvalidInput, "read an epoch", "it is below 0").with("epoch", number))
     }
 }
 

@@ -122,9 +122,15 @@ impl SourceCheck<'_> {
         let made = self.snap().await?;
         let again = self.source.create_snapshot(&self.machine, &made.name, &self.cancel).await;
         ensure(kind_of(again) == Some(ErrorKind::AlreadyExists), "a second snapshot of the same name is made")?;
-        ensure(self.source.find_snapshot(&self.machine, &made.name).await?.as_ref() == Some(&made), "the snapshot is not found as it was made")?;
+        ensure(
+            self.source.find_snapshot(&self.machine, &made.name).await?.as_ref() == Some(&made),
+            "the snapshot is not found as it was made",
+        )?;
         let listed = self.source.snapshots(&self.machine).await?;
-        ensure(listed.len() == 1 && listed.iter().all(|l| l.ours.as_ref() == Some(&made.name)), "the snapshot is not listed as ours, once")?;
+        ensure(
+            listed.len() == 1 && listed.iter().all(|l| l.ours.as_ref() == Some(&made.name)),
+            "the snapshot is not listed as ours, once",
+        )?;
         self.drop_snapshot(&made).await?;
         ensure(self.source.find_snapshot(&self.machine, &made.name).await?.is_none(), "a removed snapshot is found")?;
         ensure(!self.source.remove_snapshot(&self.machine, &made.name).await?, "a snapshot is removed twice")?;
@@ -215,7 +221,10 @@ impl SourceCheck<'_> {
     async fn foreign(&self) -> Result<()> {
         self.rig.foreign_snapshot("nightly");
         let listed = self.source.snapshots(&self.machine).await?;
-        ensure(listed.len() == 1 && listed.iter().all(|l| l.ours.is_none() && l.name == "nightly"), "a foreign snapshot is not told as it is")
+        ensure(
+            listed.len() == 1 && listed.iter().all(|l| l.ours.is_none() && l.name == "nightly"),
+            "a foreign snapshot is not told as it is",
+        )
     }
 }
 

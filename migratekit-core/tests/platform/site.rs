@@ -54,7 +54,9 @@ impl Site {
 
 pub(crate) fn toml(power: &str) -> String {
     let disks: String = (0..3).map(|n| format!("[[disk]]\nkey = {}\npath = \"{n}.img\"\n", 2000 + n)).collect();
-    format!("name = \"Web 01\"\nuuid = \"564d-1\"\ncpus = 2\nmemory = \"2G\"\nos = \"linux\"\npower = \"{power}\"\n{disks}\n[[network]]\nname = \"LAN\"\nmac = \"00:50:56:00:00:0A\"\n")
+    format!(
+        "name = \"Web 01\"\nuuid = \"564d-1\"\ncpus = 2\nmemory = \"2G\"\nos = \"linux\"\npower = \"{power}\"\n{disks}\n[[network]]\nname = \"LAN\"\nmac = \"00:50:56:00:00:0A\"\n"
+    )
 }
 
 impl SourceRig for Site {

@@ -100,7 +100,8 @@ impl MapWriter {
             return Err(io::Error::other("the map has not a digest for each block"));
         }
         self.file.set_len(HEADER as u64 + self.at)?;
-        let header = header(&self.id, self.size, self.body.finalize().as_bytes()).ok_or_else(|| io::Error::other("the change id is too long"))?;
+        let header =
+            header(&self.id, self.size, self.body.finalize().as_bytes()).ok_or_else(|| io::Error::other("the change id is too long"))?;
         self.file.write_all_at(&header, 0)?;
         self.file.sync_all()?;
         std::fs::rename(self.path.with_extension("new"), &self.path)

@@ -98,7 +98,8 @@ fn next_data(file: &File, at: u64) -> io::Result<u64> {
 /// Whether files in this folder share blocks: tried out, with files that have no name.
 pub(super) fn can_reflink(folder: &Path) -> bool {
     use rustix::fs::{Mode, OFlags};
-    let nameless = || rustix::fs::open(folder, OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, Mode::from_raw_mode(0o600)).map(File::from);
+    let nameless =
+        || rustix::fs::open(folder, OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, Mode::from_raw_mode(0o600)).map(File::from);
     match (nameless(), nameless()) {
         (Ok(a), Ok(b)) => a.write_all_at(&[1; 4096], 0).is_ok() && rustix::fs::ioctl_ficlone(&b, &a).is_ok(),
         _ => false,

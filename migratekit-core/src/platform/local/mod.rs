@@ -133,9 +133,7 @@ fn names_in(folder: &Path) -> Result<Vec<String>> {
 /// Removes a folder and all in it; nothing when it is not there.
 fn remove_folder(folder: &Path) -> Result<()> {
     match std::fs::remove_dir_all(folder) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::from_io("remove a folder", e).with("path", folder.display()))
-        }
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::from_io("remove a folder", e).with("path", folder.display())),
         _ => Ok(()),
     }
 }

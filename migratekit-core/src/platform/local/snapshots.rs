@@ -39,8 +39,7 @@ fn places(site: &LocalSite, machine: &MachineRef) -> Result<Places> {
 /// Makes the folders, and takes the machine's lock.
 async fn lock(places: &Places) -> Result<hold::Lock> {
     for folder in [&places.snapshots, &places.records] {
-        std::fs::create_dir_all(folder)
-            .map_err(|e| Error::from_io("make a folder beside a machine", e).with("path", folder.display()))?;
+        std::fs::create_dir_all(folder).map_err(|e| Error::from_io("make a folder beside a machine", e).with("path", folder.display()))?;
     }
     hold::lock_records(&places.records).await
 }

@@ -31,7 +31,9 @@ struct Record {
 impl LocalSite {
     fn volume_folder(&self, id: &VolumeId) -> Result<PathBuf> {
         if !id.as_str().starts_with(PREFIX) {
-            return Err(Error::new(ErrorKind::InvalidInput, "find a volume", "a volume of a local site begins with vol-").with("volume", id));
+            return Err(
+                Error::new(ErrorKind::InvalidInput, "find a volume", "a volume of a local site begins with vol-").with("volume", id)
+            );
         }
         Ok(self.volumes().join(id.as_str()))
     }
@@ -122,7 +124,9 @@ fn create(site: &LocalSite, tag: &VolumeTag, size: u64) -> Result<Volume> {
     }
     sweep(site)?;
     if let Some(there) = find(site, tag)? {
-        return Err(Error::new(ErrorKind::AlreadyExists, CREATE, "a volume with this tag is there").with("tag", tag).with("volume", there.id));
+        return Err(Error::new(ErrorKind::AlreadyExists, CREATE, "a volume with this tag is there")
+            .with("tag", tag)
+            .with("volume", there.id));
     }
     let id = VolumeId::generate();
     let folder = site.volume_folder(&id)?;
@@ -209,7 +213,8 @@ fn open(site: &LocalSite, expected: &Volume) -> Result<VolumePlace> {
     let (folder, found) = existing(site, &expected.id)?;
     let refuse = |text: &'static str| Err(Error::new(ErrorKind::Changed, "open a volume", text).with("volume", &expected.id));
     if found.tag != expected.tag {
-        return refuse("its tag is another: it belongs to another disk").map_err(|e: Error| e.with("tag_was", &expected.tag).with("tag_is", &found.tag));
+        return refuse("its tag is another: it belongs to another disk")
+            .map_err(|e: Error| e.with("tag_was", &expected.tag).with("tag_is", &found.tag));
     }
     if found.serial != expected.serial {
         return refuse("its serial number is another");
