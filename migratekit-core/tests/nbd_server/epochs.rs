@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use migratekit_core::block::{BlockRead, BlockWrite, BoxFuture, MemoryDisk};
 use migratekit_core::nbd::export::Export;
 use migratekit_core::nbd::wire::{DIGEST_NAME_PREFIX, command, option, option_reply};
-use migratekit_core::nbd::{EpochKey, ServerConfig};
+use migratekit_core::nbd::{Client, ConnectOptions, EpochKey, ServerConfig, Uri};
 use migratekit_core::testing::Rng;
 use migratekit_core::testing::peer::Peer;
 use migratekit_core::{Error, ErrorKind, Result};
@@ -115,6 +115,20 @@ fn only_a_proven_and_current_epoch_is_admitted() {
     assert!(third.is_closed() && again.is_closed());
     let (code, text) = Raw::options(rig.port).info(option::INFO, &name(3), &[]).unwrap_err();
     assert!(code == option_reply::ERR_POLICY && text.starts_with("fenced:"), "{text}");
+}
+
+#[test]
+fn what_a_client_tells_of_the_export_has_no_proof() {
+    let (rig, _) = rig(MemoryDisk::new("m", SIZE));
+    let uri = Uri::tcp("127.0.0.1", rig.port, name(1));
+    let proof = uri.export.rsplit('/').next().unwrap();
+    let said = tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let client = Client::connect(ConnectOptions::glance(uri.clone())).await.unwrap();
+        let said = format!("{} {} {uri} {uri:?}", serde_json::to_string(client.facts()).unwrap(), client.offer().name);
+        client.close().await.unwrap();
+        said
+    });
+    assert!(said.contains("vol/1/job/..") && !said.contains(proof), "{said}");
 }
 
 #[test]
