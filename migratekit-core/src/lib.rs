@@ -72,6 +72,7 @@ pub mod clock;
 pub mod copy;
 pub mod error;
 pub mod id;
+pub mod model;
 pub mod nbd;
 mod planted;
 pub mod platform;

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::names::{InstanceId, MachineRef};
 use crate::block::BoxFuture;
 use crate::error::Result;
-use crate::id::DiskKey;
+use crate::model::{DiskSpec, OsFamily, PowerState};
 
 /// A machine, freshly looked at: what it is, and its disks. Never kept as truth; each replication asks again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,24 +29,9 @@ pub struct Machine {
     /// Whether it runs.
     pub power: PowerState,
     /// Its disks, by key; each key once.
-    pub disks: Vec<MachineDisk>,
+    pub disks: Vec<DiskSpec>,
     /// Its network cards, in order.
     pub networks: Vec<MachineNetwork>,
-}
-
-/// A disk of a machine.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MachineDisk {
-    /// VMware's device key; stays with the disk for its life.
-    pub key: DiskKey,
-    /// Capacity in bytes.
-    pub size_bytes: u64,
-    /// Its place at its controller: the order of the disks.
-    pub unit: u32,
-    /// What people call it: `Hard disk 1`.
-    pub label: String,
-    /// The file of the disk, as the platform names it.
-    pub path: String,
 }
 
 /// A network card of a machine.
@@ -58,31 +43,6 @@ pub struct MachineNetwork {
     pub mac: Option<String>,
 }
 
-/// The family of the system in a machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OsFamily {
-    /// Linux.
-    Linux,
-    /// Windows.
-    Windows,
-    /// Another, or not known.
-    #[default]
-    Other,
-}
-
-impl OsFamily {
-    /// As the catalog and people write it.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            OsFamily::Linux => "linux",
-            OsFamily::Windows => "windows",
-            OsFamily::Other => "other",
-        }
-    }
-}
-
 /// How a machine boots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -92,30 +52,6 @@ pub enum Firmware {
     Bios,
     /// UEFI.
     Efi,
-}
-
-/// Whether a machine runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum PowerState {
-    /// It runs.
-    On,
-    /// It is off.
-    Off,
-    /// It is frozen with its memory; its disks are as after a power cut.
-    Suspended,
-}
-
-impl PowerState {
-    /// As the catalog and people write it.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            PowerState::On => "on",
-            PowerState::Off => "off",
-            PowerState::Suspended => "suspended",
-        }
-    }
 }
 
 /// One entry of a listing: a machine, or why there is none at this place.

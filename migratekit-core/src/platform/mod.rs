@@ -25,7 +25,7 @@ mod source;
 mod target;
 
 pub use self::capability::{Capabilities, ChangeTracking, SourceCapabilities, TargetCapabilities};
-pub use self::machine::{Firmware, Inventory, Listed, Machine, MachineDisk, MachineNetwork, OsFamily, PowerState};
+pub use self::machine::{Firmware, Inventory, Listed, Machine, MachineNetwork};
 pub use self::names::{ChangeId, InstanceId, MAX_NAME, MachineRef, SNAPSHOT_PREFIX, SnapshotName};
 pub use self::source::{Changes, Consistency, Snapshot, SnapshotDisk, SnapshotListed, Source};
 pub use self::target::{EDGE, Target, Volume, VolumeListed, VolumePlace, VolumeTag, check_blank, edges};

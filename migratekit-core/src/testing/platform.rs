@@ -100,7 +100,7 @@ impl SourceCheck<'_> {
         ensure(machine.disks.len() >= 2, "the rig's machine has fewer than two disks")?;
         ensure(machine.disks.windows(2).all(|pair| matches!(pair, [a, b] if a.key < b.key)), "disks are not in the order of their keys")?;
         for disk in &machine.disks {
-            ensure(disk.size_bytes == self.rig.bytes(disk.key).len() as u64, "a disk's size is wrong")?;
+            ensure(disk.capacity_bytes == self.rig.bytes(disk.key).len() as u64, "a disk's size is wrong")?;
         }
         let listed = self.rig.inventory().machines().await?;
         let found: Vec<_> = listed.iter().filter_map(|l| l.machine.as_ref().ok()).filter(|m| m.reference == self.machine).collect();

@@ -1,6 +1,7 @@
 //! Machine files, good and bad: each bad one is refused with a text of its own, and hides no other.
 
-use migratekit_core::platform::{Firmware, Inventory, OsFamily, PowerState, Source};
+use migratekit_core::model::{OsFamily, PowerState};
+use migratekit_core::platform::{Firmware, Inventory, Source};
 
 use crate::site::{Site, toml};
 
@@ -11,7 +12,7 @@ async fn a_machine_is_described_as_its_file_says() {
     assert_eq!((machine.name.as_str(), machine.cpus, machine.memory_bytes), ("Web 01", 2, 2 << 30));
     assert_eq!((machine.os, machine.firmware, machine.power), (OsFamily::Linux, Firmware::Bios, PowerState::Off));
     assert_eq!(machine.disks.iter().map(|d| d.key.to_string()).collect::<Vec<_>>(), ["disk-2000", "disk-2001", "disk-2002"]);
-    assert_eq!(machine.disks[1].unit, 1);
+    assert_eq!(machine.disks[1].unit_number, Some(1));
     assert_eq!(machine.networks[0].mac.as_deref(), Some("00:50:56:00:00:0a"));
 }
 
@@ -26,7 +27,7 @@ async fn each_bad_machine_is_told_singly_and_by_a_text_of_its_own() {
         ("d-cpus", good.replace("cpus = 2", "cpus = 0"), "no processor"),
         ("e-memory", good.replace("2G", "0"), "no memory"),
         ("f-memory", good.replace("2G", "two"), "whole number with K, M, G or T"),
-        ("g-power", good.replace("\"off\"", "\"asleep\""), "unknown variant"),
+        ("g-power", good.replace("\"off\"", "\"asleep\""), "on off suspended"),
         ("h-name", good.replace("Web 01", ""), "its name is empty"),
         ("i-mac", good.replace("00:50:56:00:00:0A", "00:50"), "six pairs"),
         ("j-key", good.replace("2001", "2000"), "two disks have the same key"),

@@ -5,7 +5,7 @@
 //! uuid = "564d0e1c-0000-4000-8000-00000000a001"   # stays with the machine, and no other may have it
 //! cpus = 2
 //! memory = "2G"
-//! os = "linux"              # linux | windows | other
+//! os = "linux"              # linux | windows | other | unknown
 //! firmware = "bios"         # bios | efi
 //! power = "off"             # on | off | suspended
 //!
@@ -29,7 +29,8 @@ use serde::Deserialize;
 use super::{LocalSite, names_in};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::DiskKey;
-use crate::platform::machine::{Firmware, Listed, Machine, MachineDisk, MachineNetwork, OsFamily, PowerState};
+use crate::model::{DiskSpec, OsFamily, PowerState, Provisioning};
+use crate::platform::machine::{Firmware, Listed, Machine, MachineNetwork};
 use crate::platform::names::{InstanceId, MachineRef};
 use crate::units::{ByteSize, MAX_OFFSET};
 
@@ -51,8 +52,7 @@ struct MachineFile {
     uuid: InstanceId,
     cpus: u32,
     memory: String,
-    #[serde(default)]
-    os: OsFamily,
+    os: Option<OsFamily>,
     #[serde(default)]
     firmware: Firmware,
     power: PowerState,
@@ -84,7 +84,7 @@ pub(super) fn folder_of(site: &LocalSite, machine: &MachineRef) -> Result<PathBu
     if name.contains('/') || name.starts_with('.') {
         return refuse(ErrorKind::InvalidInput, "a local machine is called by the name of its folder");
     }
-    let folder = site.machines().join(name);
+    let folder = site.machines.join(name);
     match folder.is_dir() {
         true => Ok(folder),
         false => refuse(ErrorKind::NotFound, "the site has no folder of this name in `machines`"),
@@ -93,7 +93,7 @@ pub(super) fn folder_of(site: &LocalSite, machine: &MachineRef) -> Result<PathBu
 
 /// Every machine of the site, and every folder that is none, singly.
 pub(super) fn list(site: &LocalSite) -> Result<Vec<Listed>> {
-    let names = names_in(&site.machines())?;
+    let names = names_in(&site.machines)?;
     if names.len() > MAX_MACHINES {
         return Err(Error::new(ErrorKind::Unsupported, "list machines", "a site may hold at most 10000").with("found", names.len()));
     }
@@ -101,7 +101,7 @@ pub(super) fn list(site: &LocalSite) -> Result<Vec<Listed>> {
         .into_iter()
         .filter(|name| !name.starts_with('.'))
         .map(|name| {
-            let place = site.machines().join(&name).display().to_string();
+            let place = site.machines.join(&name).display().to_string();
             let machine = name.parse::<MachineRef>().and_then(|reference| describe(site, &reference)).map_err(|e| e.with("place", &place));
             Listed { place, machine }
         })
@@ -184,7 +184,7 @@ fn build(reference: &MachineRef, folder: &Path, file: MachineFile) -> Result<Mac
         path: folder.display().to_string(),
         cpus: file.cpus,
         memory_bytes: memory.0,
-        os: file.os,
+        os: file.os.unwrap_or(OsFamily::Unknown),
         firmware: file.firmware,
         power: file.power,
         disks: disks(folder, file.disk)?,
@@ -200,7 +200,7 @@ fn is_mac(text: &str) -> bool {
     }) && pairs == 6
 }
 
-fn disks(folder: &Path, entries: Vec<DiskEntry>) -> Result<Vec<MachineDisk>> {
+fn disks(folder: &Path, entries: Vec<DiskEntry>) -> Result<Vec<DiskSpec>> {
     let (mut keys, mut units, mut files) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     let mut disks = Vec::new();
     for (number, entry) in entries.into_iter().enumerate() {
@@ -209,7 +209,7 @@ fn disks(folder: &Path, entries: Vec<DiskEntry>) -> Result<Vec<MachineDisk>> {
         let number = u32::try_from(number).unwrap_or(u32::MAX);
         let unit = entry.unit.unwrap_or(number);
         let path = folder.join(&entry.path);
-        let size_bytes = size_of(&path).map_err(|e| e.with("disk", key).with("path", path.display()))?;
+        let capacity_bytes = size_of(&path).map_err(|e| e.with("disk", key).with("path", path.display()))?;
         if !keys.insert(key) {
             return refuse("two disks have the same key");
         }
@@ -220,7 +220,16 @@ fn disks(folder: &Path, entries: Vec<DiskEntry>) -> Result<Vec<MachineDisk>> {
             return refuse("two disks are the same file");
         }
         let label = format!("Hard disk {}", number.saturating_add(1));
-        disks.push(MachineDisk { key, size_bytes, unit, label, path: path.display().to_string() });
+        disks.push(DiskSpec {
+            key,
+            path: path.display().to_string(),
+            capacity_bytes,
+            datastore: String::new(),
+            unit_number: Some(unit),
+            label,
+            provisioning: Provisioning::Unknown,
+            uuid: None,
+        });
     }
     disks.sort_by_key(|d| d.key);
     Ok(disks)

@@ -45,7 +45,8 @@ use crate::task;
 /// A folder of machines and volumes; cheap to clone. The head of its source file says more.
 #[derive(Debug, Clone)]
 pub struct LocalSite {
-    root: PathBuf,
+    machines: PathBuf,
+    volumes: PathBuf,
 }
 
 impl LocalSite {
@@ -58,10 +59,25 @@ impl LocalSite {
         task::blocking(move || prepare(&root).map_err(|e| e.with("site", root.display()))).await?
     }
 
-    /// The folder.
+    /// A site whose two folders lie apart; both must exist.
+    ///
+    /// # Errors
+    /// `NotFound`, `InvalidInput`: one of them is no folder.
+    pub async fn of(machines: impl Into<PathBuf>, volumes: impl Into<PathBuf>) -> Result<Self> {
+        let (machines, volumes) = (machines.into(), volumes.into());
+        task::blocking(move || Ok(LocalSite { machines: folder(&machines)?, volumes: folder(&volumes)? })).await?
+    }
+
+    /// The folder of machines.
     #[must_use]
-    pub fn root(&self) -> &Path {
-        &self.root
+    pub fn machines_folder(&self) -> &Path {
+        &self.machines
+    }
+
+    /// The folder of volumes.
+    #[must_use]
+    pub fn volumes_folder(&self) -> &Path {
+        &self.volumes
     }
 
     /// What it can do.
@@ -74,7 +90,7 @@ impl LocalSite {
         SourceCapabilities {
             change_tracking: ChangeTracking::ByDigest,
             change_block_bytes: DIGEST_BLOCK,
-            instant_snapshots: freeze::can_reflink(&self.machines()),
+            instant_snapshots: freeze::can_reflink(&self.machines),
             quiesce: false,
             freezes_running: false,
         }
@@ -83,28 +99,29 @@ impl LocalSite {
     fn target_capabilities(&self) -> TargetCapabilities {
         TargetCapabilities { size_step_bytes: 1, resize: true, zeroed: true }
     }
-
-    fn machines(&self) -> PathBuf {
-        self.root.join("machines")
-    }
-
-    fn volumes(&self) -> PathBuf {
-        self.root.join("volumes")
-    }
 }
 
+const OPEN: &str = "open a local site";
+
 fn prepare(root: &Path) -> Result<LocalSite> {
-    const OPEN: &str = "open a local site";
-    let entries = std::fs::read_dir(root).map_err(|e| Error::from_io(OPEN, e))?;
-    let empty = entries.into_iter().next().is_none();
-    let site = LocalSite { root: root.canonicalize().map_err(|e| Error::from_io(OPEN, e))? };
-    if !empty && !site.machines().is_dir() {
+    let empty = std::fs::read_dir(root).map_err(|e| Error::from_io(OPEN, e))?.next().is_none();
+    let (machines, volumes) = (root.join("machines"), root.join("volumes"));
+    if !empty && !machines.is_dir() {
         return Err(Error::new(ErrorKind::InvalidInput, OPEN, "the folder holds other things, and no folder `machines`"));
     }
-    for folder in [site.machines(), site.volumes()] {
-        std::fs::create_dir_all(&folder).map_err(|e| Error::from_io(OPEN, e))?;
+    for folder in [&machines, &volumes] {
+        std::fs::create_dir_all(folder).map_err(|e| Error::from_io(OPEN, e))?;
     }
-    Ok(site)
+    Ok(LocalSite { machines: folder(&machines)?, volumes: folder(&volumes)? })
+}
+
+fn folder(path: &Path) -> Result<PathBuf> {
+    let fail = |e: Error| e.with("folder", path.display());
+    let real = path.canonicalize().map_err(|e| fail(Error::from_io(OPEN, e)))?;
+    if real.is_dir() {
+        return Ok(real);
+    }
+    Err(fail(Error::new(ErrorKind::InvalidInput, OPEN, "it is no folder")))
 }
 
 /// Makes the names in a folder durable.

@@ -11,7 +11,8 @@ use super::tracking::{self, Tracking};
 use super::{LocalSite, names_in, remove_folder, sync_folder};
 use crate::copy::ledger::DiskRecordFile;
 use crate::error::{Error, ErrorKind, Result};
-use crate::platform::machine::{Machine, MachineDisk, PowerState};
+use crate::model::{DiskSpec, PowerState};
+use crate::platform::machine::Machine;
 use crate::platform::names::{ChangeId, MachineRef, SnapshotName};
 use crate::platform::source::{Changes, Consistency, Snapshot, SnapshotDisk, SnapshotListed};
 use crate::task::{self, CancellationToken};
@@ -127,13 +128,13 @@ impl Making<'_> {
         let mut frozen = Vec::new();
         for (disk, held) in self.machine.disks.iter().zip(held) {
             let image = folder.join(format!("{}.img", disk.key));
-            let begun = freeze::begin(&held.file, &image, disk.size_bytes).map_err(|e| e.with("disk", disk.key))?;
+            let begun = freeze::begin(&held.file, &image, disk.capacity_bytes).map_err(|e| e.with("disk", disk.key))?;
             frozen.push((disk, held, begun, image));
         }
         let mut disks = Vec::new();
         for (disk, held, begun, image) in &frozen {
             let change_id = self.complete(&tracking, number, disk, held, begun).map_err(|e| e.with("disk", disk.key))?;
-            disks.push(SnapshotDisk { key: disk.key, size_bytes: disk.size_bytes, file: image.display().to_string(), change_id });
+            disks.push(SnapshotDisk { key: disk.key, size_bytes: disk.capacity_bytes, file: image.display().to_string(), change_id });
         }
         for held in held {
             held.check().map_err(|e| e.with("machine", &self.machine.reference))?;
@@ -147,9 +148,9 @@ impl Making<'_> {
         Ok(snapshot)
     }
 
-    fn complete(&self, tracking: &Tracking, number: u64, disk: &MachineDisk, held: &Held, begun: &Frozen) -> Result<ChangeId> {
-        let mut map = tracking.begin_map(disk.key, number, disk.size_bytes)?;
-        freeze::complete(&held.file, begun, disk.size_bytes, &mut map, self.cancel)?;
+    fn complete(&self, tracking: &Tracking, number: u64, disk: &DiskSpec, held: &Held, begun: &Frozen) -> Result<ChangeId> {
+        let mut map = tracking.begin_map(disk.key, number, disk.capacity_bytes)?;
+        freeze::complete(&held.file, begun, disk.capacity_bytes, &mut map, self.cancel)?;
         map.finish()?;
         tracking.id(disk.key, number)
     }

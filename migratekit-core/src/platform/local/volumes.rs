@@ -35,12 +35,12 @@ impl LocalSite {
                 Error::new(ErrorKind::InvalidInput, "find a volume", "a volume of a local site begins with vol-").with("volume", id)
             );
         }
-        Ok(self.volumes().join(id.as_str()))
+        Ok(self.volumes.join(id.as_str()))
     }
 
     /// Runs `work` under the lock of the volumes.
     async fn with_volumes<T: Send + 'static>(&self, work: impl FnOnce(&LocalSite) -> Result<T> + Send + 'static) -> Result<T> {
-        let lock = hold::lock_records(&self.volumes()).await?;
+        let lock = hold::lock_records(&self.volumes).await?;
         let site = self.clone();
         task::blocking(move || {
             let _lock = lock;
@@ -80,8 +80,8 @@ fn read(folder: &Path) -> Result<Option<Volume>> {
 
 fn list(site: &LocalSite) -> Result<Vec<VolumeListed>> {
     let mut listed = Vec::new();
-    for name in names_in(&site.volumes())?.into_iter().filter(|name| name.starts_with(PREFIX)) {
-        let folder = site.volumes().join(name);
+    for name in names_in(&site.volumes)?.into_iter().filter(|name| name.starts_with(PREFIX)) {
+        let folder = site.volumes.join(name);
         let place = folder.display().to_string();
         match read(&folder) {
             Ok(None) => {}
@@ -108,8 +108,8 @@ fn find(site: &LocalSite, tag: &VolumeTag) -> Result<Option<Volume>> {
 
 /// Removes what interrupted calls left.
 fn sweep(site: &LocalSite) -> Result<()> {
-    for name in names_in(&site.volumes())?.into_iter().filter(|name| name.starts_with(PREFIX)) {
-        let folder = site.volumes().join(name);
+    for name in names_in(&site.volumes)?.into_iter().filter(|name| name.starts_with(PREFIX)) {
+        let folder = site.volumes.join(name);
         if folder.is_dir() && !folder.join(RECORD).exists() {
             remove_folder(&folder)?;
         }
@@ -137,7 +137,7 @@ fn create(site: &LocalSite, tag: &VolumeTag, size: u64) -> Result<Volume> {
     image.sync_all().map_err(fail)?;
     let volume = Volume { serial: serial(&id), id, tag: tag.clone(), size_bytes: size };
     save(&folder, &volume)?;
-    sync_folder(&site.volumes())?;
+    sync_folder(&site.volumes)?;
     Ok(volume)
 }
 
