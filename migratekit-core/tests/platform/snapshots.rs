@@ -93,7 +93,8 @@ async fn change_ids_outlive_failed_passes_and_are_refused_when_their_map_is_not_
     let file = std::fs::OpenOptions::new().write(true).open(&map).unwrap();
     file.write_all_at(b"x", good.len() as u64 - 5).unwrap();
     assert!(refusal(ask(&site, &first).await).contains("damaged"));
-    std::fs::copy(site.path(".migratekit/changes/disk-2001/1.map"), &map).unwrap();
+    let other = std::fs::read_dir(site.path(".migratekit/changes/disk-2001")).unwrap().next().unwrap().unwrap();
+    std::fs::copy(other.path(), &map).unwrap();
     assert!(refusal(ask(&site, &first).await).contains("is another"));
     std::fs::remove_file(&map).unwrap();
     assert!(refusal(ask(&site, &first).await).contains("gone"));
