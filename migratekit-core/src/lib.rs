@@ -73,6 +73,8 @@ pub mod clock;
 pub mod copy;
 pub mod credentials;
 pub mod error;
+pub mod id;
+pub mod model;
 pub mod nbd;
 mod planted;
 pub mod task;

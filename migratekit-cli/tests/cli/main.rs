@@ -18,3 +18,4 @@ mod kill;
 mod reference;
 mod resume;
 mod run;
+mod signals;

@@ -33,6 +33,7 @@ pub mod ledger;
 mod mover;
 mod pass;
 mod plan;
+mod private_folder;
 mod report;
 mod served;
 mod sides;

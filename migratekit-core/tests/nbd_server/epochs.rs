@@ -70,7 +70,7 @@ impl Export for Fenced {
     fn raise_epoch(&self, epoch: u64) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
             if self.broken.load(Ordering::SeqCst) {
-                return Err(Error::new(ErrorKind::Io, "record the epoch", "the disk is broken"));
+                return Err(Error::new(ErrorKind::Io, "record the epoch", "the disk is broken").with("path", "/srv/private"));
             }
             self.highest.store(epoch, Ordering::SeqCst);
             Ok(())
@@ -136,7 +136,7 @@ fn an_epoch_that_cannot_be_recorded_is_not_admitted() {
     let (rig, export) = rig(MemoryDisk::new("m", SIZE));
     let mut first = Raw::simple(rig.port, &name(1));
     export.broken.store(true, Ordering::SeqCst);
-    assert_eq!(refused(&rig, &name(2)).0, option_reply::ERR_PLATFORM);
+    assert_eq!(refused(&rig, &name(2)), (option_reply::ERR_PLATFORM, "the disk is broken".to_owned()), "no path of this host is told");
     assert_eq!(first.read(0, 1), [0], "the old one goes on");
     export.broken.store(false, Ordering::SeqCst);
     Raw::simple(rig.port, &name(2));
