@@ -48,7 +48,7 @@ mod digests;
 mod format;
 mod inflight;
 mod keeper;
-mod pages;
+pub(in crate::copy) mod pages;
 mod passes;
 mod regions;
 mod storage;
