@@ -71,6 +71,8 @@ pub mod block;
 pub mod clock;
 pub mod copy;
 pub mod error;
+pub mod id;
+pub mod model;
 pub mod nbd;
 mod planted;
 pub mod task;

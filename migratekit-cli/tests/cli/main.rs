@@ -17,3 +17,4 @@ mod kill;
 mod reference;
 mod resume;
 mod run;
+mod signals;

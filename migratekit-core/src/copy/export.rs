@@ -161,7 +161,9 @@ impl LedgeredExport {
         &self.inner.shared.ledger
     }
 
-    /// The view of a writer of `pass` (`None`: of no pass).
+    /// The view of a writer of `pass` (`None`: of no pass). Writers of the pass before are stopped, and the answer waits until what
+    /// they have on the disk has ended, however long the disk takes. Dropping the future leaves the pass begun, and the next who
+    /// asks for it waits.
     ///
     /// # Errors
     /// `InvalidInput`: not a valid pass id. `Fenced`: a newer pass than this has begun. Else as the flush of an earlier pass's writes, or the ledger's file, fail.
@@ -175,7 +177,10 @@ impl LedgeredExport {
                 if self.inner.shared.ledger.last_pass().is_some_and(|last| last != id) && self.inner.shared.ledger.unflushed() > 0 {
                     self.flush_now().await?;
                 }
-                Some(self.inner.shared.ledger.begin_pass(id).await?)
+                let pass = self.inner.shared.ledger.begin_pass(id).await?;
+                // Requests that older writers have on the disk end first, or their bytes would land on those of this pass.
+                self.inner.shared.ledger.older_ended(pass).await;
+                Some(pass)
             }
             None => None,
         };
@@ -270,6 +275,16 @@ struct View {
 }
 
 impl View {
+    /// Refuses a writer whose pass is over: two passes at once would mix their bytes, and both would be told that all went well.
+    /// Asked before a request is entered (it would disturb the new pass), and after (a pass that begins later waits for it).
+    fn still_current(&self, operation: &'static str, range: ByteRange) -> Result<()> {
+        let shared = &self.export.shared;
+        if self.pass.is_some_and(|own| !shared.ledger.is_current(own)) {
+            return Err(fenced(operation, &shared.info.name).with("offset", range.offset()));
+        }
+        Ok(())
+    }
+
     /// Enters a request, makes it, counts it. `pass` is `None` for requests that prove nothing.
     async fn record<F>(
         &self,
@@ -283,11 +298,9 @@ impl View {
     {
         let shared = &self.export.shared;
         shared.info.check_write(operation, range)?;
-        // Two passes at once would mix their bytes, and both would be told that all went well.
-        if self.pass.is_some_and(|own| !shared.ledger.is_current(own)) {
-            return Err(fenced(operation, &shared.info.name).with("offset", range.offset()));
-        }
+        self.still_current(operation, range)?;
         let writing = shared.ledger.begin_write(range, pass).await?;
+        self.still_current(operation, range)?;
         // Taken after the request was entered: a disk that is replaced meanwhile makes the request void, not proven.
         let disk = shared.disk()?;
         work(disk).await?;

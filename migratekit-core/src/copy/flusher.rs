@@ -84,7 +84,10 @@ impl Flusher {
         for answer in waiting {
             let told = match &done {
                 Ok(()) => Ok(()),
-                Err(e) => Err(Error::new(e.kind(), "flush the disk", e.to_string()).with("disk", &self.shared.info.name)),
+                // The message goes to remote clients: what else is known stands in the context.
+                Err(e) => Err(Error::new(e.kind(), "flush the disk", e.message().to_owned())
+                    .with("disk", &self.shared.info.name)
+                    .with("cause", e)),
             };
             // Who left does not want to know.
             let _ = answer.send(told);

@@ -9,13 +9,12 @@
 //! - A **truncated or damaged image** is refused before the first byte is read. QEMU itself reads zeros where a cluster lies
 //!   beyond the end of the file.
 //! - The server listens on a Unix socket in a folder of mode 0700 and **ends with us**: by SIGTERM when the disk is dropped, and
-//!   when our process dies, however it dies, because a pipe that it holds is closed then.
+//!   when our process dies, however it dies, because a pipe that it holds is closed then. The folder is removed by then, or by the
+//!   next who opens an image.
 
-use std::fs::{DirBuilder, File};
-use std::hash::{BuildHasher, Hasher, RandomState};
+use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -25,6 +24,7 @@ use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 
+use super::private_folder::PrivateFolder;
 use crate::block::{BlockInfo, BlockRead, BoxFuture, Extent};
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
@@ -46,6 +46,8 @@ const END_TIME: Duration = Duration::from_secs(10);
 const TRY_EVERY: Duration = Duration::from_millis(10);
 /// Connections to the server.
 const CONNECTIONS: usize = 2;
+/// The name of its socket, in a folder of our own.
+const SOCKET: &str = "socket";
 /// What is kept of the tool's messages, in bytes.
 const MESSAGE: usize = 4096;
 
@@ -152,7 +154,8 @@ impl ImageDisk {
             Error::new(ErrorKind::InvalidInput, OPERATION, "the file is no qcow2, vmdk, vhdx or vdi image (a raw disk is copied as a file)")
         })?;
         look(&path, format, options).await?;
-        let mut server = Server::start(&path, format)?;
+        let folder = task::blocking(|| PrivateFolder::make(&std::env::temp_dir())).await??;
+        let mut server = Server::start(&path, format, folder)?;
         let client = server.connect().await?;
         let info = BlockInfo { name: path.display().to_string(), ..client.info().clone() };
         Ok(ImageDisk { info, client, server })
@@ -318,17 +321,16 @@ struct Server {
     child: Child,
     /// Closing it ends the server.
     leash: Option<ChildStdin>,
-    folder: Folder,
+    folder: PrivateFolder,
     messages: Arc<Mutex<Vec<u8>>>,
     _reader: Scope,
 }
 
 impl Server {
-    fn start(path: &Path, format: ImageFormat) -> Result<Self> {
-        let folder = Folder::make()?;
+    fn start(path: &Path, format: ImageFormat, folder: PrivateFolder) -> Result<Self> {
         let mut command = Command::new("sh");
         command.args(["-c", WATCHDOG, "sh", "qemu-nbd", "--read-only", "--persistent", "--shared=16", "--format", format.for_qemu()]);
-        command.arg("--socket").arg(folder.socket()).arg(path);
+        command.arg("--socket").arg(folder.path().join(SOCKET)).arg(path);
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|e| missing("sh", e))?;
         let leash = child.stdin.take();
@@ -357,7 +359,7 @@ impl Server {
             connections: CONNECTIONS,
             read_only: true,
             reconnect: Reconnect::never(),
-            ..ConnectOptions::new(Uri::unix(self.folder.socket(), ""))
+            ..ConnectOptions::new(Uri::unix(self.folder.path().join(SOCKET), ""))
         };
         let end = clock::now() + START_TIME;
         loop {
@@ -391,28 +393,5 @@ impl Server {
             .map_err(|_| Error::new(ErrorKind::Timeout, "close the disk image", "qemu-nbd does not end within the deadline"))?
             .map(|_| ())
             .map_err(|e| Error::from_io("close the disk image", e))
-    }
-}
-
-/// A private folder for the socket, removed at the end.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn make() -> Result<Self> {
-        let name = format!("migratekit-image-{:016x}", RandomState::new().build_hasher().finish());
-        let path = std::env::temp_dir().join(name);
-        let made = DirBuilder::new().mode(0o700).create(&path);
-        made.map_err(|e| Error::from_io("make a private folder", e).with("path", path.display()))?;
-        Ok(Folder(path))
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.0.join("socket")
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
     }
 }

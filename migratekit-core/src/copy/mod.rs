@@ -33,6 +33,7 @@ pub mod ledger;
 mod mover;
 mod pass;
 mod plan;
+mod private_folder;
 pub mod replica;
 mod report;
 mod served;

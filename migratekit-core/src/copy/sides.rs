@@ -168,7 +168,7 @@ impl Target {
         let place = LedgerPlace::File(file.to_owned());
         let (ledger, opened) = match endpoint {
             Endpoint::Path(path) => open_ledger(path, Arc::clone(&self.disk), &place).await?,
-            Endpoint::Nbd(uri) => open_ledger_of(uri.shown(), file, self.disk.info().size, &place).await?,
+            Endpoint::Nbd(uri) => open_ledger_of(uri.to_string(), file, self.disk.info().size, &place).await?,
         };
         let whole = ByteRange::whole(self.disk.info().size)?;
         let last = ledger.last_pass();

@@ -4,10 +4,11 @@
 //! parameters from the query: `tls-certificates=DIR` (with `ca-cert.pem`, and for a client certificate `client-cert.pem` and
 //! `client-key.pem`) and `tls-hostname=NAME` (the name the server's certificate must bear, where it is not the host).
 //!
-//! Reading is strict: an unknown parameter, a fragment, a user or password is an error and never ignored. A URI is printed in
-//! errors and reports, so a secret must never be in one. [`Display`](fmt::Display) gives a text that reads back as the same value.
+//! Reading is strict: an unknown parameter, a fragment, a user or password is an error and never ignored.
+//!
+//! A URI is printed in errors and reports, so neither [`Display`](fmt::Display) nor `Debug` nor an error of reading shows the proof
+//! that an export's name may carry ([`super::epoch`]). The text that reads back as the same value is [`Uri::whole`].
 
-use std::borrow::Cow;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -32,7 +33,7 @@ pub enum Endpoint {
     Unix(PathBuf),
 }
 
-/// The place of an export; see the [module documentation](self). Its `Debug` is [`Uri::shown`].
+/// The place of an export; see the [module documentation](self).
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Uri {
     /// How the server is reached.
@@ -71,14 +72,11 @@ impl Uri {
         Uri { export: export.into(), ..self.clone() }
     }
 
-    /// The text for messages and logs: as [`Display`](fmt::Display), but where the export's name carries the proof of an epoch
-    /// ([`super::epoch`]), without it.
+    /// The whole text, which reads back as the same value; for those who connect. Where the export's name carries the proof of an
+    /// epoch, so does this text: it belongs in no message and no log.
     #[must_use]
-    pub fn shown(&self) -> String {
-        match super::epoch::without_proof(&self.export) {
-            Cow::Borrowed(_) => self.to_string(),
-            Cow::Owned(export) => self.with_export(export).to_string(),
-        }
+    pub fn whole(&self) -> String {
+        Text { uri: self, export: &self.export }.to_string()
     }
 
     /// Whether a text looks like an NBD URI (and not like a path), without reading it further.
@@ -107,9 +105,25 @@ impl FromStr for Uri {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        // A text with a password is not repeated in the error.
-        parse(text).map_err(|e| if text.contains('@') { e } else { e.with("uri", text) })
+        // A text with a password is not repeated in the error, nor is a proof.
+        parse(text).map_err(|e| if text.contains('@') { e } else { e.with("uri", without_digests(text)) })
     }
+}
+
+/// A text that could not be read, without anything that may be a proof: no run of hexadecimal digits as long as half of one.
+fn without_digests(text: &str) -> String {
+    const LONGEST: usize = 31;
+    let mut shown = String::with_capacity(text.len());
+    for part in text.split_inclusive(|c: char| !c.is_ascii_hexdigit()) {
+        let digits = part.trim_end_matches(|c: char| !c.is_ascii_hexdigit());
+        if digits.len() > LONGEST {
+            shown.push_str("..");
+            shown.push_str(part.get(digits.len()..).unwrap_or_default());
+        } else {
+            shown.push_str(part);
+        }
+    }
+    shown
 }
 
 fn parse(text: &str) -> Result<Uri> {
@@ -246,20 +260,33 @@ fn encode(f: &mut fmt::Formatter<'_>, text: &str, keep: &[u8]) -> fmt::Result {
 
 impl fmt::Debug for Uri {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Uri({})", self.shown())
+        write!(f, "Uri({self})")
     }
 }
 
 impl fmt::Display for Uri {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let s = if self.tls.is_some() { "s" } else { "" };
+        Text { uri: self, export: &super::epoch::without_proof(&self.export) }.fmt(f)
+    }
+}
+
+/// A URI as text, with the export's name as it is to be written.
+struct Text<'a> {
+    uri: &'a Uri,
+    export: &'a str,
+}
+
+impl fmt::Display for Text<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Text { uri: Uri { endpoint, tls, .. }, export } = self;
+        let s = if tls.is_some() { "s" } else { "" };
         let mut separator = '?';
         let mut parameter = |f: &mut fmt::Formatter<'_>, key: &str, value: &str| {
             write!(f, "{separator}{key}=")?;
             separator = '&';
             encode(f, value, b"/")
         };
-        match &self.endpoint {
+        match endpoint {
             Endpoint::Tcp { host, port } => {
                 write!(f, "nbd{s}://")?;
                 if host.contains(':') {
@@ -271,15 +298,15 @@ impl fmt::Display for Uri {
                     write!(f, ":{port}")?;
                 }
                 f.write_str("/")?;
-                encode(f, &self.export, b"/:")?;
+                encode(f, export, b"/:")?;
             }
             Endpoint::Unix(path) => {
                 write!(f, "nbd{s}+unix:///")?;
-                encode(f, &self.export, b"/:")?;
+                encode(f, export, b"/:")?;
                 parameter(f, "socket", &path.to_string_lossy())?;
             }
         }
-        if let Some(tls) = &self.tls {
+        if let Some(tls) = tls {
             if let Some(path) = &tls.certificates {
                 parameter(f, "tls-certificates", &path.to_string_lossy())?;
             }
@@ -297,10 +324,25 @@ mod tests {
 
     #[test]
     fn the_proof_of_an_epoch_is_not_shown() {
-        let uri = Uri::tcp("h", 1, "vol/3/job/00ff");
-        assert_eq!(uri.to_string(), "nbd://h:1/vol/3/job/00ff");
-        assert_eq!(uri.shown(), "nbd://h:1/vol/3/job/..");
+        let key = crate::nbd::EpochKey::new([7; 32]);
+        let name = key.name("vol", 3, "job").unwrap();
+        let proof = name.rsplit('/').next().unwrap();
+        let uri = Uri::tcp("h", 1, &name);
+        assert_eq!(uri.whole(), format!("nbd://h:1/vol/3/job/{proof}"));
+        assert_eq!(uri.to_string(), "nbd://h:1/vol/3/job/..");
         assert_eq!(format!("{uri:?}"), "Uri(nbd://h:1/vol/3/job/..)");
+        assert_eq!(uri.whole().parse::<Uri>().unwrap(), uri);
+        for text in [
+            format!("nbd://h:0/{name}"),
+            format!("nbd://h/{name}?color=red"),
+            format!("nbd://h/{}#a", name.replace('/', "%2F")),
+            format!("http://h/{}", name.to_uppercase()),
+        ] {
+            let error = text.parse::<Uri>().unwrap_err().to_string();
+            let half = proof.get(..32).unwrap();
+            assert!(!error.to_lowercase().contains(half) && error.contains(".."), "{error}");
+            assert!(error.contains("://h"), "the rest is shown: {error}");
+        }
     }
 
     #[test]
@@ -321,8 +363,8 @@ mod tests {
             ("nbd://h/migratekit:digest:blake3:65536:v", "nbd://h/migratekit:digest:blake3:65536:v"),
         ] {
             let uri: Uri = text.parse().unwrap();
-            assert_eq!(uri.to_string(), canonical);
-            assert_eq!(uri.to_string().parse::<Uri>().unwrap(), uri);
+            assert_eq!((uri.to_string().as_str(), uri.whole().as_str()), (canonical, canonical));
+            assert_eq!(uri.whole().parse::<Uri>().unwrap(), uri);
             assert!(Uri::looks_like(text));
         }
         assert!(!Uri::looks_like("/dev/nbd0") && !Uri::looks_like("http://x"));

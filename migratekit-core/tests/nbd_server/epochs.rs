@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use migratekit_core::block::{BlockRead, BlockWrite, BoxFuture, MemoryDisk};
 use migratekit_core::nbd::export::Export;
 use migratekit_core::nbd::wire::{DIGEST_NAME_PREFIX, command, option, option_reply};
-use migratekit_core::nbd::{EpochKey, ServerConfig};
+use migratekit_core::nbd::{Client, ConnectOptions, EpochKey, ServerConfig, Uri};
 use migratekit_core::testing::Rng;
 use migratekit_core::testing::peer::Peer;
 use migratekit_core::{Error, ErrorKind, Result};
@@ -70,7 +70,7 @@ impl Export for Fenced {
     fn raise_epoch(&self, epoch: u64) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
             if self.broken.load(Ordering::SeqCst) {
-                return Err(Error::new(ErrorKind::Io, "record the epoch", "the disk is broken"));
+                return Err(Error::new(ErrorKind::Io, "record the epoch", "the disk is broken").with("path", "/srv/private"));
             }
             self.highest.store(epoch, Ordering::SeqCst);
             Ok(())
@@ -118,11 +118,25 @@ fn only_a_proven_and_current_epoch_is_admitted() {
 }
 
 #[test]
+fn what_a_client_tells_of_the_export_has_no_proof() {
+    let (rig, _) = rig(MemoryDisk::new("m", SIZE));
+    let uri = Uri::tcp("127.0.0.1", rig.port, name(1));
+    let proof = uri.export.rsplit('/').next().unwrap();
+    let said = tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let client = Client::connect(ConnectOptions::glance(uri.clone())).await.unwrap();
+        let said = format!("{} {} {uri} {uri:?}", serde_json::to_string(client.facts()).unwrap(), client.offer().name);
+        client.close().await.unwrap();
+        said
+    });
+    assert!(said.contains("vol/1/job/..") && !said.contains(proof), "{said}");
+}
+
+#[test]
 fn an_epoch_that_cannot_be_recorded_is_not_admitted() {
     let (rig, export) = rig(MemoryDisk::new("m", SIZE));
     let mut first = Raw::simple(rig.port, &name(1));
     export.broken.store(true, Ordering::SeqCst);
-    assert_eq!(refused(&rig, &name(2)).0, option_reply::ERR_PLATFORM);
+    assert_eq!(refused(&rig, &name(2)), (option_reply::ERR_PLATFORM, "the disk is broken".to_owned()), "no path of this host is told");
     assert_eq!(first.read(0, 1), [0], "the old one goes on");
     export.broken.store(false, Ordering::SeqCst);
     Raw::simple(rig.port, &name(2));

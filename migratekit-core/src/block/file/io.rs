@@ -3,8 +3,8 @@
 use std::io::{IoSlice, IoSliceMut};
 use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use rustix::fs::Advice;
@@ -62,6 +62,10 @@ impl FileDisk {
             return self.run(move |inner| inner.write_durable(&data, offset)).await;
         }
         if self.0.kind == Kind::Tmpfs {
+            // The kernel lets one writer into a file at a time while the others burn their processors; here they sleep, and no
+            // longer than one request takes to be copied. (To wait in the task instead would let a connection read ahead, and its
+            // bytes would have left the processor's cache when their turn comes.)
+            let _turn = self.0.turn.lock().unwrap_or_else(PoisonError::into_inner);
             return self.0.write_full(&data, offset);
         }
         let done = self.0.write_now(&data, offset);

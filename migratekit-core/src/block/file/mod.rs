@@ -29,8 +29,8 @@ mod zero;
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 
@@ -106,6 +106,8 @@ struct Inner {
     /// The unit of `fallocate` on a block device, in bytes; 1 for files.
     fallocate_block: u64,
     poisoned: AtomicBool,
+    /// Whose turn it is to write at once: the kernel would let the others spin.
+    turn: Mutex<()>,
     known: Known,
 }
 

@@ -5,6 +5,7 @@
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 
 use rustix::fs::{FileType, FlockOperation, FsWord, Mode, OFlags, SeekFrom, Stat};
@@ -58,7 +59,8 @@ fn open_named(path: PathBuf, name: &str, options: &OpenOptions) -> Result<Inner>
     };
     let info = info(name, size, kind, options.read_only);
     let (known, poisoned) = (Known::default(), AtomicBool::new(false));
-    Ok(Inner { fd, path, info, kind, read_mode, created, identity, fallocate_block, poisoned, known })
+    let turn = Mutex::new(());
+    Ok(Inner { fd, path, info, kind, read_mode, created, identity, fallocate_block, poisoned, turn, known })
 }
 
 fn info(name: &str, size: u64, kind: Kind, read_only: bool) -> BlockInfo {

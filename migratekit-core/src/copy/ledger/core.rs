@@ -131,7 +131,7 @@ impl Core {
             self.map.set(block, block + 1, begun);
         }
         self.changed = true;
-        Begun { ticket: self.inflight.begin(range, kind), wait }
+        Begun { ticket: self.inflight.begin(range, kind, self.serial), wait }
     }
 
     /// Sees to it that no durable snapshot says proven of the blocks of `range` when the request begins.

@@ -19,6 +19,8 @@ pub(super) struct Ticket(usize);
 pub(super) struct Request {
     pub(super) range: ByteRange,
     pub(super) kind: Kind,
+    /// The serial number of the pass in whose time it was entered.
+    serial: u64,
 }
 
 /// The requests under way, and the digest readings under way.
@@ -36,9 +38,9 @@ struct Watch {
 }
 
 impl InFlight {
-    /// Adds a request. A request that overlaps one of kind `Void` has no order with it: both become void.
-    pub(super) fn begin(&mut self, range: ByteRange, kind: Kind) -> Ticket {
-        let mut request = Request { range, kind };
+    /// Adds a request in the time of pass `serial`. A request that overlaps one of kind `Void` has no order with it: both become void.
+    pub(super) fn begin(&mut self, range: ByteRange, kind: Kind, serial: u64) -> Ticket {
+        let mut request = Request { range, kind, serial };
         for other in self.requests.iter_mut().flatten() {
             if overlap(other.range, range) {
                 if kind == Kind::Void {
@@ -69,6 +71,11 @@ impl InFlight {
     /// Whether none is under way.
     pub(super) fn is_empty(&self) -> bool {
         self.requests.len() == self.free.len()
+    }
+
+    /// Whether one is left of the time before pass `serial`.
+    pub(super) fn has_older(&self, serial: u64) -> bool {
+        self.requests.iter().flatten().any(|r| r.serial < serial)
     }
 
     /// Whether one touches `range`.

@@ -3,64 +3,19 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::Mutex as AsyncMutex;
+use tokio::sync::{Mutex as AsyncMutex, Notify};
 
 use super::core::Core;
 use super::format::{self, BODY_MARK_AT, Contents, MAX_VOLUME};
 use super::inflight::{Kind, Ticket};
+use super::options::LedgerOptions;
 use super::passes::valid_id;
 use super::storage::RecordFile;
-use super::{Commit, DEFAULT_BLOCK, MOST_BLOCKS, code};
+use super::{Commit, code};
 use crate::error::{Error, ErrorKind, Result};
 use crate::nbd::wire::ledger_state;
 use crate::task;
 use crate::units::ByteRange;
-
-/// What a ledger is about.
-#[derive(Debug, Clone)]
-pub struct LedgerOptions {
-    /// The name of the volume, at most 1024 bytes: its uuid, or [`file_identity`](super::file_identity). A file of another
-    /// volume is void.
-    pub volume: String,
-    /// The size of the volume in bytes.
-    pub size: u64,
-    /// The size of a block in bytes; a power of two, at least 512. Raised so that there are at most [`MOST_BLOCKS`].
-    pub block_size: u32,
-    /// The generation of the volume, where somebody else counts it (a catalog); a file of another one is void.
-    pub generation: Option<u64>,
-}
-
-impl LedgerOptions {
-    /// For a volume, with blocks of the default size.
-    #[must_use]
-    pub fn new(volume: impl Into<String>, size: u64) -> Self {
-        LedgerOptions { volume: volume.into(), size, block_size: DEFAULT_BLOCK, generation: None }
-    }
-
-    /// The block size as a power of two, raised where the disk is large.
-    pub(crate) fn block_bits(&self) -> Result<u32> {
-        let refuse = |message| {
-            Err(Error::new(ErrorKind::InvalidInput, "open a ledger", message)
-                .with("volume", &self.volume)
-                .with("block size", self.block_size)
-                .with("size", self.size))
-        };
-        if !self.block_size.is_power_of_two() || self.block_size < 512 {
-            return refuse("the block size must be a power of two of at least 512 bytes");
-        }
-        if self.volume.len() > MAX_VOLUME {
-            return refuse("the name of the volume is too long");
-        }
-        if self.size > crate::units::MAX_OFFSET {
-            return refuse("the volume is larger than 2^63-1 bytes");
-        }
-        let mut bits = self.block_size.trailing_zeros();
-        while self.size.div_ceil(1 << bits) > MOST_BLOCKS {
-            bits += 1;
-        }
-        Ok(bits)
-    }
-}
 
 /// How a ledger was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,6 +43,8 @@ pub struct Ledger {
     durable_epoch: AtomicU64,
     /// The last snapshot could not be written.
     failing: AtomicBool,
+    /// Told when a request ends.
+    ended: Notify,
 }
 
 impl Ledger {
@@ -134,6 +91,7 @@ impl Ledger {
             saving: Arc::default(),
             durable_epoch,
             failing: AtomicBool::new(false),
+            ended: Notify::new(),
         };
         Ok((Arc::new(ledger), opened))
     }
@@ -185,6 +143,18 @@ impl Ledger {
             self.save(false).await?;
         }
         Ok(PassId(serial))
+    }
+
+    /// Waits until no request is under way that began before `pass` did, however long the disk takes for it: from then on no byte
+    /// of an older writer lands. Dropping the future changes nothing.
+    pub async fn older_ended(&self, pass: PassId) {
+        loop {
+            let ended = self.ended.notified();
+            if !self.core().inflight.has_older(pass.0) {
+                return;
+            }
+            ended.await;
+        }
     }
 
     /// The id of the current pass.
@@ -479,7 +449,9 @@ pub struct Writing {
 impl Writing {
     /// The request completed well. Tells the bytes written since the last flush began, before this request and with it.
     pub fn done(mut self) -> (u64, u64) {
-        self.ticket.take().map_or((0, 0), |ticket| self.ledger.core().end(ticket, true))
+        let counted = self.ticket.take().map_or((0, 0), |ticket| self.ledger.core().end(ticket, true));
+        self.ledger.ended.notify_waiters();
+        counted
     }
 }
 
@@ -487,6 +459,7 @@ impl Drop for Writing {
     fn drop(&mut self) {
         if let Some(ticket) = self.ticket.take() {
             self.ledger.core().end(ticket, false);
+            self.ledger.ended.notify_waiters();
         }
     }
 }

@@ -48,6 +48,7 @@ mod digests;
 mod format;
 mod inflight;
 mod keeper;
+mod options;
 pub(in crate::copy) mod pages;
 mod passes;
 mod regions;
@@ -56,7 +57,8 @@ mod storage;
 mod tests;
 
 pub use self::digests::Reading;
-pub use self::keeper::{Ledger, LedgerOptions, Opened, PassId, Writing};
+pub use self::keeper::{Ledger, Opened, PassId, Writing};
+pub use self::options::LedgerOptions;
 pub use self::passes::MAX_PASS_ID;
 pub use self::storage::{DiskRecordFile, Fill, RecordFile, file_identity};
 

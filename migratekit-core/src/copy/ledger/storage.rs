@@ -1,12 +1,15 @@
 //! Small files that must survive crashes: what the ledger needs of one, and the real thing.
+//!
+//! They lie beside volumes, in folders that others may be able to write. So no symbolic link is followed where a record file should
+//! be (it would let somebody point us at another file), and the file a new one is written to is always made by us.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use rustix::fs::{AtFlags, CWD, StatxFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags};
 
 use crate::error::{Error, Result};
 
@@ -86,7 +89,7 @@ impl DiskRecordFile {
         let mut slot = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let file = match slot.take() {
             Some(file) => file,
-            None => OpenOptions::new().read(true).write(true).create(create).truncate(false).mode(0o600).open(&self.path)?,
+            None => open_here(&self.path, OFlags::RDWR | if create { OFlags::CREATE } else { OFlags::empty() })?,
         };
         let result = work(&file);
         if result.is_ok() {
@@ -108,7 +111,12 @@ impl DiskRecordFile {
         let mut name = self.path.as_os_str().to_owned();
         name.push(".new");
         let new = PathBuf::from(name);
-        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        // What a crash left here, or somebody planted, goes; what comes in between makes the opening fail.
+        match fs::remove_file(&new) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        let file = open_here(&new, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL)?;
         let mut out = BufWriter::with_capacity(64 * 1024, file);
         let written = fill(&mut out).and_then(|()| out.flush()).and_then(|()| out.get_ref().sync_all());
         if let Err(e) = written {
@@ -132,7 +140,7 @@ impl RecordFile for DiskRecordFile {
     }
 
     fn open(&self) -> Result<Option<Box<dyn Read + Send>>> {
-        match File::open(&self.path) {
+        match open_here(&self.path, OFlags::RDONLY) {
             Ok(file) => Ok(Some(Box::new(io::BufReader::with_capacity(64 * 1024, file)))),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(self.error("open a record file", e)),
@@ -158,6 +166,13 @@ impl RecordFile for DiskRecordFile {
     fn sync(&self) -> Result<()> {
         self.with_file(true, File::sync_all).and_then(|()| self.sync_folder()).map_err(|e| self.error("sync a record file", e))
     }
+}
+
+/// Opens what lies at this very path; a new file is ours alone to read.
+fn open_here(path: &Path, flags: OFlags) -> io::Result<File> {
+    // Without NONBLOCK, a pipe in its place would make the open wait.
+    let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::NONBLOCK;
+    Ok(File::from(rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?))
 }
 
 fn read_fully(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
@@ -186,4 +201,37 @@ pub fn file_identity(path: &Path) -> Result<String> {
         _ => format!("{}.{:09}", stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec),
     };
     Ok(format!("file {} {born}", stat.stx_ino))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn no_link_is_followed_and_what_was_planted_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::write(at("victim"), "precious").unwrap();
+        let file = DiskRecordFile::beside(&at("volume"), "ledger");
+        let write = |bytes: &'static [u8]| file.replace(&mut |out| out.write_all(bytes));
+        // A link where the new file is written, dangling or not, and what a crash left there.
+        for planted in ["victim", "nowhere"] {
+            symlink(at(planted), at("volume.ledger.new")).unwrap();
+            write(b"one").unwrap();
+        }
+        fs::write(at("volume.ledger.new"), "half of a longer file").unwrap();
+        write(b"two").unwrap();
+        let mut buffer = [0; 8];
+        assert_eq!(file.read_at(0, &mut buffer).unwrap(), 3);
+        assert!(!at("nowhere").exists() && !at("volume.ledger.new").exists());
+
+        // A link where the file itself should be: neither read nor written through; replaced when the file is.
+        let linked = DiskRecordFile::new(at("linked"));
+        symlink(at("victim"), at("linked")).unwrap();
+        assert!(linked.open().is_err() && linked.read_at(0, &mut buffer).is_err() && linked.write_at(0, b"x").is_err());
+        linked.replace(&mut |out| out.write_all(b"own")).unwrap();
+        assert_eq!(linked.read_at(0, &mut buffer).unwrap(), 3);
+        assert_eq!(fs::read(at("victim")).unwrap(), b"precious");
+    }
 }

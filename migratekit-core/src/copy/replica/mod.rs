@@ -79,6 +79,7 @@
 //!
 //! It does not decide what is committed, knows no catalog, and no source.
 
+mod begin;
 mod pass;
 mod point;
 mod record;
@@ -88,18 +89,16 @@ mod site;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
-use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, RwLock};
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
 pub use self::pass::ReplicaPass;
-use self::pass::{Destination, Gate, PastCache, current};
 pub use self::point::{END_BLOCK, Ends, Point, PointName};
 use self::record::{PassRecord, Phase, Record};
 pub use self::settle::{Decision, Settled};
 pub use self::site::{FileSite, ReplicaSite, SideFile, SiteDisk};
-use super::export::{ExportOptions, LedgeredExport, Reopen};
 use super::ledger::{Ledger, LedgerOptions, Opened, RecordFile};
 use super::spool::{Spool, SpoolName};
-use crate::block::{BlockInfo, BlockRead, BlockWrite, BoxFuture, Extent};
+use crate::block::{BlockInfo, BlockRead, BoxFuture, Extent};
 use crate::error::{Error, ErrorKind, Result};
 use crate::units::ByteRange;
 
@@ -394,76 +393,6 @@ impl Inner {
     async fn spool_ledger(&self, id: &str) -> Result<Arc<Ledger>> {
         let (file, digests) = (self.site.file(SideFile::SpoolLedger), self.site.file(SideFile::SpoolDigests));
         Ok(Ledger::open(file, Some(digests), LedgerOptions::new(format!("spool {id}"), self.size)).await?.0)
-    }
-
-    /// A pass straight into the volume.
-    async fn into_volume(&self) -> Result<(LedgeredExport, Destination, bool)> {
-        let open = Arc::new(RwLock::new(true));
-        let gate = Arc::new(Gate { disk: Arc::clone(&self.volume.disk), open: Arc::clone(&open) });
-        let reopen = self.volume.reopen.clone().map(|reopen| {
-            let open = Arc::clone(&open);
-            Box::new(move || {
-                let (again, open) = (reopen(), Arc::clone(&open));
-                Box::pin(async move { Ok(Arc::new(Gate { disk: again.await?, open }) as Arc<dyn BlockWrite>) }) as BoxFuture<'static, _>
-            }) as Reopen
-        });
-        let options =
-            ExportOptions { description: self.site.name(), reopen, uncached: self.volume.uncached.clone(), ..ExportOptions::default() };
-        let resumed = self.ledger.last_pass().is_some();
-        Ok((LedgeredExport::new(gate, Arc::clone(&self.ledger), options)?, Destination::Volume(open), resumed))
-    }
-
-    /// A pass into a spool: that which is there, or a new one.
-    async fn into_spool(&self, pass: PassRecord, expected: u64) -> Result<(LedgeredExport, Destination, bool)> {
-        let name = self.name_of(&pass);
-        let found = match self.site.open_spool().await? {
-            Some(disk) if !pass.spool.is_empty() => {
-                let spool = Spool::open(Arc::clone(&disk.disk), Arc::clone(&self.volume.disk) as _, &name).await?;
-                spool.filter(|spool| spool.id() == pass.spool).map(|spool| (spool, disk))
-            }
-            _ => None,
-        };
-        let there = found.as_ref().map_or(0, |(spool, _)| spool.holds().0);
-        Spool::check_room(&self.site.name(), expected.saturating_sub(there), self.site.free_bytes().await?)?;
-        let (spool, disk, resumed) = match found {
-            Some((spool, disk)) if spool.is_sealed() => (spool.unseal().await?, disk, true),
-            Some((spool, disk)) => (spool, disk, true),
-            None => {
-                let disk = self.site.create_spool(Spool::file_size(self.size)).await?;
-                (Spool::create(Arc::clone(&disk.disk), Arc::clone(&self.volume.disk) as _, &name).await?, disk, false)
-            }
-        };
-        let ledger = self.spool_ledger(spool.id()).await?;
-        ledger.raise_epoch(self.ledger.highest_epoch()).await?;
-        if !resumed {
-            let pass = PassRecord { spool: spool.id().to_owned(), ..pass };
-            self.change_record(|record| record.pass = Some(pass)).await?;
-        }
-        let slot = Arc::new(Mutex::new(spool));
-        let export = LedgeredExport::new(Arc::new(current(&slot)), ledger, self.spool_options(&slot, disk, name))?;
-        Ok((export, Destination::Spool(slot), resumed))
-    }
-
-    fn spool_options(&self, slot: &Arc<Mutex<Spool>>, disk: SiteDisk, name: SpoolName) -> ExportOptions {
-        let uncached = match (&self.volume.uncached, disk.uncached) {
-            (Some(base), Some(file)) => {
-                let info = current(slot).info().clone();
-                Some(Arc::new(PastCache { info, slot: Arc::clone(slot), base: Arc::clone(base), file }) as Arc<dyn BlockRead>)
-            }
-            _ => None,
-        };
-        let (site, base, slot) = (Arc::clone(&self.site), Arc::clone(&self.volume.disk), Arc::clone(slot));
-        let reopen: Reopen = Box::new(move || {
-            let (site, base, slot, name) = (Arc::clone(&site), Arc::clone(&base), Arc::clone(&slot), name.clone());
-            Box::pin(async move {
-                let gone = || Error::new(ErrorKind::NotFound, "open a spool again", "it is gone").with("volume", site.name());
-                let disk = site.open_spool().await?.ok_or_else(gone)?;
-                let spool = Spool::open(disk.disk, base as _, &name).await?.ok_or_else(gone)?;
-                *slot.lock().unwrap_or_else(PoisonError::into_inner) = spool.clone();
-                Ok(Arc::new(spool) as Arc<dyn BlockWrite>)
-            })
-        });
-        ExportOptions { description: self.site.name(), reopen: Some(reopen), uncached, ..ExportOptions::default() }
     }
 
     /// The spool of a complete pass.

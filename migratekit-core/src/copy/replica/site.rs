@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::copy::export::{Reopen, StateOf};
 use crate::copy::ledger::{DiskRecordFile, RecordFile};
 use crate::copy::served::state_of;
 use crate::copy::sides::reopen_locked;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::task;
 
 /// A small file beside a volume.
@@ -119,6 +119,19 @@ impl FileSite {
         self.stem.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned()
     }
 
+    /// An empty file that only we may read: it is to hold what the volume holds.
+    fn make_empty_spool(&self) -> Result<()> {
+        self.remove_files()?;
+        let path = self.path("spool");
+        fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)
+            .map(|_| ())
+            .map_err(|e| Error::from_io("make a spool", e).with("path", path.display()))
+    }
+
     fn remove_files(&self) -> Result<()> {
         let mut removed = false;
         for suffix in ["spool", SideFile::SpoolLedger.suffix(), SideFile::SpoolDigests.suffix()] {
@@ -139,18 +152,25 @@ impl FileSite {
     }
 }
 
+/// Opens the spool's file. It was made by us: a link that somebody put in its place is not followed.
 async fn spool_disk(path: PathBuf, create: Option<u64>) -> Result<SiteDisk> {
     // The lock on the volume is the one that counts.
     let options = OpenOptions { create_size: create, exclusive: false, ..OpenOptions::default() };
     let disk = FileDisk::open(&path, options).await?;
     let uncached = FileDisk::open(&path, OpenOptions { past_cache: true, ..OpenOptions::read_only() }).await?;
-    if create.is_some() {
-        task::blocking(move || {
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).map_err(|e| Error::from_io("make a spool", e))
-        })
-        .await??;
-    }
     Ok(SiteDisk { disk: Arc::new(disk), uncached: Some(Arc::new(uncached)), reopen: None, state: None })
+}
+
+/// Whether a spool's file is there.
+fn is_there(path: &Path) -> Result<bool> {
+    let error = |e| Error::from_io("look for a spool", e).with("path", path.display());
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.is_file() => Ok(true),
+        Ok(_) => Err(Error::new(ErrorKind::AlreadyExists, "look for a spool", "something that is no file lies in its place")
+            .with("path", path.display())),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(error(e)),
+    }
 }
 
 impl ReplicaSite for FileSite {
@@ -177,9 +197,9 @@ impl ReplicaSite for FileSite {
 
     fn create_spool(&self, size: u64) -> BoxFuture<'_, Result<SiteDisk>> {
         Box::pin(async move {
-            let site = self.clone();
-            task::blocking(move || site.remove_files()).await??;
-            spool_disk(self.path("spool"), Some(size)).await
+            let (site, path) = (self.clone(), self.path("spool"));
+            task::blocking(move || site.make_empty_spool()).await??;
+            spool_disk(path, Some(size)).await
         })
     }
 
@@ -187,7 +207,7 @@ impl ReplicaSite for FileSite {
         Box::pin(async move {
             let path = self.path("spool");
             let there = path.clone();
-            if !task::blocking(move || there.exists()).await? {
+            if !task::blocking(move || is_there(&there)).await?? {
                 return Ok(None);
             }
             spool_disk(path, None).await.map(Some)

@@ -79,7 +79,7 @@ impl Client {
     /// that is not there, [`ErrorKind::NotFound`] for an unknown host, socket or export, [`ErrorKind::Denied`] for TLS that is
     /// refused, required or not trusted, [`ErrorKind::Protocol`] for a peer that does not speak NBD.
     pub async fn connect(options: ConnectOptions) -> Result<Self> {
-        let name = options.uri.shown();
+        let name = options.uri.to_string();
         let tls = Tls::of(&options.uri).await.map_err(|e| e.with("server", &name))?;
         let origin = Origin::Uri(options.uri.clone(), tls);
         Client::open(Arc::new(origin), name, options).await
@@ -87,14 +87,14 @@ impl Client {
 
     /// Opens an export over one stream. `options.uri` names the export and serves for messages; the client cannot reconnect.
     pub async fn over(stream: Box<dyn ByteStream>, options: ConnectOptions) -> Result<Self> {
-        let name = options.uri.shown();
+        let name = options.uri.to_string();
         Client::open(Arc::new(Origin::Once(Mutex::new(Some(stream)))), name, options).await
     }
 
     /// Opens an export over streams of `dialer`, which is asked for each connection and after each break. `options.uri` names the
     /// export and serves for messages.
     pub async fn with_dialer(dialer: Dialer, options: ConnectOptions) -> Result<Self> {
-        let name = options.uri.shown();
+        let name = options.uri.to_string();
         Client::open(Arc::new(Origin::Dialer(dialer)), name, options).await
     }
 
@@ -217,7 +217,7 @@ impl Client {
             Origin::Dialer(dialer) => Origin::Dialer(Arc::clone(dialer)),
             Origin::Once(_) => return Ok(None),
         };
-        let server = options.uri.shown();
+        let server = options.uri.to_string();
         match Client::open(Arc::new(origin), server, options).await {
             // Some servers serve the same disk under every name; the digests have a size of their own.
             Ok(client)
@@ -243,7 +243,7 @@ impl Client {
 /// # Errors
 /// As [`Client::connect`]; [`ErrorKind::Denied`] when the server does not list.
 pub async fn list(uri: &Uri, timeouts: Timeouts) -> Result<Vec<ListedExport>> {
-    let name = uri.shown();
+    let name = uri.to_string();
     let work = async {
         let origin = Origin::Uri(uri.clone(), Tls::of(uri).await?);
         let plan = Plan { purpose: Purpose::List, ..Plan::default() };

@@ -431,7 +431,8 @@ impl Machine {
                 Ok(())
             }
             Some(info::NAME) => {
-                self.facts.canonical_name = Some(super::facts::text_of(r.rest()));
+                let name = super::facts::text_of(r.rest());
+                self.facts.canonical_name = Some(crate::nbd::epoch::without_proof(&name).into_owned());
                 Ok(())
             }
             Some(info::DESCRIPTION) => {

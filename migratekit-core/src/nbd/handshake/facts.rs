@@ -27,7 +27,7 @@ pub struct Negotiated {
     pub structured: bool,
     /// Block sizes, where the server announces them.
     pub block_sizes: Option<BlockSizes>,
-    /// The name the server itself uses for the export.
+    /// The name the server itself uses for the export, without the proof of an epoch: for people.
     pub canonical_name: Option<String>,
     /// The server's line for people.
     pub description: Option<String>,

@@ -168,7 +168,7 @@ impl Exports {
         if let Some(claim) = &found.claim {
             not_fenced(claim, entry.highest())?;
             if found.digest.is_none() && claim.epoch > entry.highest() {
-                export.raise_epoch(claim.epoch).await.map_err(|e| platform(&e))?;
+                export.raise_epoch(claim.epoch).await.map_err(|e| platform(&entry.name, &e))?;
                 entry.highest.fetch_max(claim.epoch, Ordering::SeqCst);
             }
         }
@@ -182,7 +182,7 @@ impl Exports {
         let pass = pass.map(str::to_owned).or_else(|| found.claim.as_ref().map(|c| c.job.clone()));
         let disk = match found.digest {
             Some(size) => digests(export.as_ref(), size)?,
-            None => export.open(pass.as_deref()).await.map_err(|e| platform(&e))?,
+            None => export.open(pass.as_deref()).await.map_err(|e| platform(&entry.name, &e))?,
         };
         Ok(Admitted { export, disk, pass })
     }
@@ -211,6 +211,8 @@ fn digests(export: &dyn Export, block_size: u32) -> Result<Arc<dyn BlockWrite>, 
     Ok(Arc::new(ReadOnly::new(disk)))
 }
 
-fn platform(error: &Error) -> Denied {
-    (Refusal::Platform, error.to_string())
+/// A failure of ours: the client hears the cause in words, the log all of it (paths and names of this host are not for strangers).
+fn platform(export: &str, error: &Error) -> Denied {
+    tracing::warn!(export, %error, "an export cannot be used");
+    (Refusal::Platform, error.message().to_owned())
 }

@@ -1,0 +1,64 @@
+//! The nouns of the domain, and what may become of them: plain data with serde, no I/O, no async.
+//!
+//! A noun has the fields of its row in the catalog, typed: ids are newtypes, sizes are bytes, times are [`Timestamp`](crate::clock::Timestamp)s,
+//! states are enums with one text code each. Text that is no known code is refused where it is read, so a damaged or newer catalog is found
+//! at once and nothing is guessed.
+//!
+//! What this does not do: it reads no clock (but for what a caller hands in), knows no SQL, and holds no secret in the clear
+//! ([`SealedText`] is ciphertext).
+
+#[macro_use]
+mod code;
+
+mod access;
+mod cloud;
+mod context;
+mod credential;
+mod disk;
+mod enrollment;
+mod event;
+mod export;
+mod failover;
+mod job;
+mod network;
+mod percent;
+mod point;
+mod replication;
+mod runner;
+mod schedule;
+mod site;
+mod state;
+mod volume;
+
+// One VM and what is known of it.
+pub use context::{Context, JobCounts, OsFamily, PowerState};
+pub use disk::{Disk, DiskSpec, Provisioning};
+pub use network::{MappingType, MappingValidation, NetworkMapping};
+pub use point::{CbtEntry, Point, PointDisk, PointStatus};
+
+// Where its replica lives.
+pub use export::{Export, ExportMapping};
+pub use volume::{DeviceMapping, Volume, VolumeMount, VolumeOperation, VolumeRole};
+
+// What is done with it.
+pub use event::{Event, EventKind};
+pub use failover::{FailoverJob, FailoverKind};
+pub use job::{Intent, IntentStatus, Job, JobCategory, JobKind, JobLogLine, Lease, LogEvent, LogLevel, Step};
+pub use percent::Percent;
+pub use replication::{ReplicationJob, ReplicationMode, SyncType};
+pub use runner::Runner;
+pub use schedule::{Execution, Group, Membership, Schedule, ScheduleMode, ScheduleType};
+
+// The states of all these.
+pub use state::{
+    ConnectionStatus, ContextStatus, DiskProgress, EnrollmentStatus, ExecutionStatus, ExportStatus, FailoverStatus, JobStatus,
+    MappingStatus, OperationKind, OperationMode, OperationStatus, ReplicationStatus, SnapshotStatus, StepStatus, TransferStage,
+    TransferStatus, VolumeStatus,
+};
+
+// The world outside, and who may come in.
+pub use access::{ApiToken, AuditEntry, Role, User};
+pub use cloud::CloudConfig;
+pub use credential::{SealedText, VmwareCredential};
+pub use enrollment::{Connection, ConnectionAudit, ConnectionEvent, Enrollment, PairingCode};
+pub use site::LocalSite;
