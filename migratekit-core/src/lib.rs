@@ -56,6 +56,7 @@
 //! | serve disks, add and remove them while clients work | [`nbd::Server`], [`copy::ServedDisk`] |
 //! | read and write an export of any NBD server | [`nbd::Client`]: it is a disk |
 //! | know which blocks of a replica are current | [`copy::ledger`] |
+//! | keep a replica that always holds one complete point | [`copy::replica`] |
 //!
 //! # What holds everywhere
 //!

@@ -161,8 +161,8 @@ impl<'a> Round<'a> {
         for life in 0.. {
             assert!(life < 60, "seed {}: {point} was never reached", self.seed);
             if deadly && life < 8 && self.rng.chance(85) {
-                let steps = 1 + self.rng.below(if self.rng.chance(50) { 60 } else { 600 });
-                self.world.set_fuse(steps);
+                let most = if self.rng.chance(50) { 60 } else { 600 };
+                self.world.set_fuse(1 + self.rng.below(most));
             }
             let lived = self.live(point, extents.as_deref()).await;
             let died = self.world.is_dead();

@@ -127,6 +127,33 @@ async fn an_increment_leaves_the_volume_alone_until_it_is_committed() {
 }
 
 #[tokio::test]
+async fn a_writer_of_an_earlier_run_is_stopped_when_the_pass_goes_on() {
+    let volume = Volume::new().await;
+    let replica = volume.open(None).await.unwrap();
+    for (name, is_first) in [("a", true), ("b", false)] {
+        let left = replica.begin(&point(name), MIB).await.unwrap();
+        assert_eq!(left.is_first(), is_first);
+        let left_export = left.export();
+        let old = left_export.disk();
+        old.write(0, Bytes::from(vec![9; 70_000]), Persist::Cached).await.unwrap();
+        old.flush().await.unwrap();
+        drop(left);
+        old.write(0, Bytes::from_static(b"still"), Persist::Cached).await.unwrap();
+        let pass = replica.begin(&point(name), MIB).await.unwrap();
+        let error = old.write(0, Bytes::from_static(b"late"), Persist::Cached).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ReadOnly);
+        assert!(left_export.raise_epoch(9).await.is_err() && old.flush().await.is_err());
+        let new = pass.export().disk();
+        new.write(0, Bytes::from_static(b"new"), Persist::Cached).await.unwrap();
+        drop(new);
+        pass.complete().await.unwrap();
+        assert_eq!(read(&replica, name, 0).await.unwrap(), b'n');
+        let _ = settle(&replica, &commit(name)).await.unwrap();
+        assert_eq!((volume.byte(0), volume.byte(3), volume.byte(60_000)), (b'n', b'l', 9));
+    }
+}
+
+#[tokio::test]
 async fn an_abandoned_pass_leaves_nothing() {
     let volume = Volume::new().await;
     let (replica, a) = volume.with_a().await;

@@ -2,13 +2,11 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::RwLock;
-
 use super::Inner;
-use super::pass::{Destination, Gate, PastCache, current};
+use super::pass::{Destination, PastCache, current};
 use super::record::PassRecord;
 use super::site::SiteDisk;
-use crate::block::{BlockRead, BlockWrite, BoxFuture};
+use crate::block::{BlockRead, BlockWrite};
 use crate::copy::export::{ExportOptions, LedgeredExport, Reopen};
 use crate::copy::spool::{Spool, SpoolName};
 use crate::error::{Error, ErrorKind, Result};
@@ -16,19 +14,12 @@ use crate::error::{Error, ErrorKind, Result};
 impl Inner {
     /// A pass straight into the volume.
     pub(super) async fn into_volume(&self) -> Result<(LedgeredExport, Destination, bool)> {
-        let open = Arc::new(RwLock::new(true));
-        let gate = Arc::new(Gate { disk: Arc::clone(&self.volume.disk), open: Arc::clone(&open) });
-        let reopen = self.volume.reopen.clone().map(|reopen| {
-            let open = Arc::clone(&open);
-            Box::new(move || {
-                let (again, open) = (reopen(), Arc::clone(&open));
-                Box::pin(async move { Ok(Arc::new(Gate { disk: again.await?, open }) as Arc<dyn BlockWrite>) }) as BoxFuture<'static, _>
-            }) as Reopen
-        });
+        let reopen = self.volume.reopen.clone().map(|reopen| Box::new(move || reopen()) as Reopen);
         let options =
             ExportOptions { description: self.site.name(), reopen, uncached: self.volume.uncached.clone(), ..ExportOptions::default() };
         let resumed = self.ledger.last_pass().is_some();
-        Ok((LedgeredExport::new(gate, Arc::clone(&self.ledger), options)?, Destination::Volume(open), resumed))
+        let export = LedgeredExport::new(Arc::clone(&self.volume.disk), Arc::clone(&self.ledger), options)?;
+        Ok((export, Destination::Volume, resumed))
     }
 
     /// A pass into a spool: that which is there, or a new one.
@@ -75,6 +66,8 @@ impl Inner {
             let (site, base, slot, name) = (Arc::clone(&site), Arc::clone(&base), Arc::clone(&slot), name.clone());
             Box::pin(async move {
                 let gone = || Error::new(ErrorKind::NotFound, "open a spool again", "it is gone").with("volume", site.name());
+                // What the old object has under way must not land beside the new one's.
+                current(&slot).stop().await;
                 let disk = site.open_spool().await?.ok_or_else(gone)?;
                 let spool = Spool::open(disk.disk, base as _, &name).await?.ok_or_else(gone)?;
                 *slot.lock().unwrap_or_else(PoisonError::into_inner) = spool.clone();

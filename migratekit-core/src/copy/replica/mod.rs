@@ -91,11 +91,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use bytes::Bytes;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
+use self::pass::Destination;
 pub use self::pass::ReplicaPass;
 pub use self::point::{END_BLOCK, Ends, Point, PointName};
 use self::record::{PassRecord, Phase, Record};
 pub use self::settle::{Decision, Settled};
 pub use self::site::{FileSite, ReplicaSite, SideFile, SiteDisk};
+use super::export::LedgeredExport;
 use super::ledger::{Ledger, LedgerOptions, Opened, RecordFile};
 use super::spool::{Spool, SpoolName};
 use crate::block::{BlockInfo, BlockRead, BoxFuture, Extent};
@@ -161,6 +163,8 @@ struct State {
     readers: Vec<(PointName, Weak<()>)>,
     /// The sealed spool, opened.
     spool: Option<Spool>,
+    /// Where the last pass of this process writes: whoever still has a view of it is stopped before anything else begins.
+    last: Option<(LedgeredExport, Destination)>,
     /// The base is about to be overwritten, or is: as the record says, and a moment earlier.
     applying: bool,
 }
@@ -205,7 +209,7 @@ impl Replica {
             ledger.unseal(&state().await?).await;
         }
         let record_file = site.file(SideFile::Point);
-        let state = Mutex::new(State { record, readers: Vec::new(), spool: None, applying: false });
+        let state = Mutex::new(State { record, readers: Vec::new(), spool: None, last: None, applying: false });
         let (identity, size) = (options.identity.clone(), options.size);
         Ok(Replica { inner: Arc::new(Inner { site, identity, size, volume, ledger, record_file, state, turn: Arc::default() }) })
     }
@@ -270,6 +274,7 @@ impl Replica {
     /// point waits, which must be settled first. `Busy`: another pass is under way.
     pub async fn begin(&self, point: &PointName, expected: u64) -> Result<ReplicaPass> {
         let turn = self.inner.take_turn("begin a pass")?;
+        self.inner.stop_last().await;
         let record = self.inner.state().record.clone();
         let refuse = |message: &'static str, there: &PointName| {
             Err(Error::new(ErrorKind::AlreadyExists, "begin a pass", message)
@@ -294,6 +299,7 @@ impl Replica {
                 self.inner.into_spool(pass, expected).await?
             }
         };
+        self.inner.state().last = Some((export.clone(), into.clone()));
         Ok(ReplicaPass { replica: self.clone(), point: point.clone(), export, into, resumed, _turn: turn })
     }
 

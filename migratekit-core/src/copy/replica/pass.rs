@@ -6,26 +6,27 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use tokio::sync::{OwnedMutexGuard, RwLock};
+use tokio::sync::OwnedMutexGuard;
 
 use super::point::{Ends, Point, PointName};
 use super::record::Phase;
 use super::{Inner, Replica};
-use crate::block::{BlockInfo, BlockRead, BlockWrite, BoxFuture, Extent, Persist, ZeroMode};
+use crate::block::{BlockInfo, BlockRead, BlockWrite, BoxFuture, Extent};
 use crate::copy::engine::ResumeMap;
 use crate::copy::export::LedgeredExport;
 use crate::copy::served::LedgerMap;
 use crate::copy::spool::Spool;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::nbd::export::Export;
 use crate::planted::planted;
 use crate::task::CancellationToken;
 use crate::units::ByteRange;
 
 /// Where a pass writes.
+#[derive(Clone)]
 pub(super) enum Destination {
     /// The volume, which holds no point yet.
-    Volume(Arc<RwLock<bool>>),
+    Volume,
     /// A spool; another object after a failed flush.
     Spool(Arc<Mutex<Spool>>),
 }
@@ -78,7 +79,7 @@ impl ReplicaPass {
     /// Whether it writes straight into the volume, which held no point.
     #[must_use]
     pub fn is_first(&self) -> bool {
-        matches!(self.into, Destination::Volume(_))
+        matches!(self.into, Destination::Volume)
     }
 
     /// All bytes of the point are written: takes no more, flushes, seals, and records it durably. A spool is now *complete*; whether it
@@ -88,19 +89,14 @@ impl ReplicaPass {
     /// # Errors
     /// As flushing fails: the pass is not complete, and can be continued by [`Replica::begin`].
     pub async fn complete(self) -> Result<Point> {
-        self.export.flush_now().await?;
+        self.export.retire().await?;
         let (ends, spool) = match &self.into {
-            Destination::Volume(open) => {
-                *open.write().await = false;
-                self.export.flush_now().await?;
-                (Ends::of(&*self.export.disk()).await?, None)
-            }
+            Destination::Volume => (Ends::of(&*self.export.disk()).await?, None),
             Destination::Spool(slot) => {
                 let spool = current(slot);
                 (spool.complete().await?, Some(spool))
             }
         };
-        self.export.close().await?;
         let point = Point { name: self.point.clone(), ends };
         let inner = &self.replica.inner;
         match spool {
@@ -121,7 +117,7 @@ impl ReplicaPass {
     /// # Errors
     /// As the flush fails.
     pub async fn suspend(self) -> Result<()> {
-        self.export.close().await
+        self.export.retire().await
     }
 }
 
@@ -151,56 +147,20 @@ impl BlockRead for PastCache {
     }
 }
 
-/// The volume during a first pass: it takes writes until the point is complete. Whoever still has a view of it then cannot change it.
-pub(super) struct Gate {
-    pub(super) disk: Arc<dyn BlockWrite>,
-    pub(super) open: Arc<RwLock<bool>>,
-}
-
-impl Gate {
-    async fn pass<T>(&self, operation: &'static str, work: BoxFuture<'_, Result<T>>) -> Result<T> {
-        let open = self.open.read().await;
-        if *open {
-            return work.await;
-        }
-        Err(Error::new(ErrorKind::ReadOnly, operation, "the pass is complete, so its volume takes no more writes")
-            .with("disk", &self.disk.info().name))
-    }
-}
-
-impl BlockRead for Gate {
-    fn info(&self) -> &BlockInfo {
-        self.disk.info()
-    }
-
-    fn read(&self, range: ByteRange) -> BoxFuture<'_, Result<Bytes>> {
-        self.disk.read(range)
-    }
-
-    fn extents(&self, range: ByteRange) -> BoxFuture<'_, Result<Vec<Extent>>> {
-        self.disk.extents(range)
-    }
-}
-
-impl BlockWrite for Gate {
-    fn write(&self, offset: u64, data: Bytes, persist: Persist) -> BoxFuture<'_, Result<()>> {
-        Box::pin(self.pass("write", self.disk.write(offset, data, persist)))
-    }
-
-    fn zero(&self, range: ByteRange, mode: ZeroMode, persist: Persist) -> BoxFuture<'_, Result<()>> {
-        Box::pin(self.pass("write zeros", self.disk.zero(range, mode, persist)))
-    }
-
-    fn discard(&self, range: ByteRange, persist: Persist) -> BoxFuture<'_, Result<()>> {
-        Box::pin(self.pass("discard", self.disk.discard(range, persist)))
-    }
-
-    fn flush(&self) -> BoxFuture<'_, Result<()>> {
-        self.disk.flush()
-    }
-}
-
 impl Inner {
+    /// Stops those who still write for an earlier pass of this process, and waits for what they have under way. A complete spool is
+    /// only read.
+    pub(super) async fn stop_last(&self) {
+        let Some((export, into)) = self.state().last.take() else { return };
+        if let Err(error) = export.retire().await {
+            tracing::warn!(volume = self.site.name(), %error, "what an earlier run wrote last is not known to be there");
+        }
+        match into {
+            Destination::Spool(slot) if !current(&slot).is_sealed() => current(&slot).stop().await,
+            _ => {}
+        }
+    }
+
     /// The volume wholly holds its first point.
     async fn first_point(&self, point: &Point) -> Result<()> {
         self.record_commit(point).await?;

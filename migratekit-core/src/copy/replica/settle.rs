@@ -42,6 +42,7 @@ impl Replica {
     /// somebody reads the point that would be overwritten. `Cancelled`. Else as reading and writing fail.
     pub async fn settle(&self, decision: &Decision, cancel: &CancellationToken) -> Result<Settled> {
         let _turn = self.inner.take_turn("settle a pass")?;
+        self.inner.stop_last().await;
         let record = self.inner.state().record.clone();
         match (decision, record.pass) {
             (Decision::Committed(point), Some(pass)) if pass.point == *point && pass.phase != Phase::Writing => {

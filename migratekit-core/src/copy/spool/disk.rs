@@ -52,9 +52,10 @@ impl Inner {
             Err(Error::new(kind, operation, message).with("spool", &self.info.name).with("point", &self.header.point))
         };
         match (core.failed, core.closed) {
-            (true, _) => refuse(ErrorKind::Io, "an earlier flush of the spool failed, so it must be opened again"),
-            (_, true) => refuse(ErrorKind::ReadOnly, "the pass is complete, so its spool takes no more writes"),
-            _ => Ok(()),
+            (true, false) => refuse(ErrorKind::Io, "an earlier flush of the spool failed, so it must be opened again"),
+            (true, true) => refuse(ErrorKind::Fenced, "the spool was opened anew, so this writer must not go on"),
+            (false, true) => refuse(ErrorKind::ReadOnly, "the pass is complete, so its spool takes no more writes"),
+            (false, false) => Ok(()),
         }
     }
 

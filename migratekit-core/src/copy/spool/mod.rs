@@ -280,6 +280,16 @@ impl Spool {
         crate::task::to_the_end(inner.seal()).await?
     }
 
+    /// This object takes nothing any more, and nothing of it is under way when this returns: another may be opened over its file.
+    pub(super) async fn stop(&self) {
+        {
+            let mut core = self.0.core();
+            (core.closed, core.failed) = (true, true);
+        }
+        let _locks = self.0.lock_all().await;
+        let _turn = self.0.turn.lock().await;
+    }
+
     /// Opens a seal that nobody was told of: the pass goes on.
     pub(super) async fn unseal(&self) -> Result<Spool> {
         let inner = &self.0;
