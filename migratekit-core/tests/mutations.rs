@@ -21,6 +21,8 @@ use migratekit_core::units::ByteRange;
 
 #[path = "ledger/crash.rs"]
 mod crash;
+#[path = "replica/alone.rs"]
+mod alone;
 #[path = "replica/crash.rs"]
 mod points;
 #[path = "replica/site.rs"]
@@ -36,8 +38,8 @@ const CAUGHT_BY: &[(&str, &str)] = &[
     ("lost-tail", "scenario_copy"),
     ("no-epoch-check", "scenario_epochs"),
     ("apply-before-commit", "scenario_points"),
-    ("spool-record-before-flush", "scenario_points"),
-    ("spool-rewrite-in-place", "scenario_points"),
+    ("spool-record-before-flush", "scenario_spool"),
+    ("spool-rewrite-in-place", "scenario_spool"),
 ];
 
 /// Lives and deaths on the volatile-cache target.
@@ -54,6 +56,12 @@ fn scenario_points() {
     assert!(points::dies_at(5, &mut seen), "an increment has more than five steps");
     let spools = seen.resumed.min(seen.abandoned).min(seen.proven).min(seen.half);
     assert!(seen.deaths > 100 && seen.old > 20 && seen.new > 20 && spools > 0, "the rounds prove too little: {seen:?}");
+}
+
+/// A spool by itself on it.
+#[test]
+fn scenario_spool() {
+    assert!(alone::rounds(7000, 200) > 200, "the rounds prove too little");
 }
 
 /// Two copies: data between the places where a sampler would look, and a disk that ends in the middle of a request.

@@ -273,7 +273,7 @@ async fn a_pass_over_nbd_is_fenced_and_resumed_as_one_into_a_volume() {
     let digest = replica.reader(&point("a")).await.unwrap().read(ByteRange::new(MIB, 1).unwrap()).await.unwrap()[0];
     assert_eq!(digest, 1);
     let b = pass.complete().await.unwrap();
-    assert_eq!(client.write(0, Bytes::from_static(b"late"), Persist::Cached).await.unwrap_err().kind(), ErrorKind::ReadOnly);
+    assert_eq!(client.write(0, Bytes::from_static(b"late"), Persist::Cached).await.unwrap_err().kind(), ErrorKind::Denied, "by EPERM");
     drop((client, server));
     settle(&replica, &commit("b")).await.unwrap();
     replica.check(&b).await.unwrap();
@@ -362,6 +362,8 @@ async fn without_room_nothing_begins_and_what_began_fails_and_leaves_the_point()
     // The header, two requests and the entries of a flush; then it is full.
     let site = Cramped { site: FileSite::beside(volume.path()).unwrap(), writes: 2 };
     let replica = Replica::open(Arc::new(site), Volume::options(Some(a.clone()))).await.unwrap();
+    replica.check_room(MIB).await.unwrap();
+    assert_eq!(replica.check_room(64 * MIB).await.unwrap_err().kind(), ErrorKind::NoSpace);
     let error = replica.begin(&point("b"), 64 * MIB).await.err().unwrap();
     let named = ["needs", "free", "at"].map(|key| error.context_value(key).is_some());
     assert_eq!((error.kind(), named), (ErrorKind::NoSpace, [true; 3]), "{error}");

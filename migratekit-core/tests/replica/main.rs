@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 #![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_possible_wrap)]
 
+mod alone;
 mod crash;
 mod files;
 mod site;
@@ -24,6 +25,13 @@ fn a_reader_sees_the_committed_point_on_all_disks_whenever_the_power_fails() {
         rounds < 100 || (enough && seen.resumed > rounds / 10 && seen.abandoned > rounds / 20 && seen.proven > 0),
         "the rounds prove too little: {seen:?}"
     );
+}
+
+#[test]
+fn a_spool_keeps_what_a_flush_covered_and_can_always_be_sealed() {
+    let rounds = 2 * rounds();
+    let deaths = alone::rounds(0, rounds);
+    assert!(deaths > rounds, "{deaths} deaths in {rounds} rounds prove too little");
 }
 
 #[test]

@@ -266,6 +266,27 @@ impl Replica {
         .with("block", which))
     }
 
+    /// Refuses an increment of about `expected` bytes that has no room for its spool: to be asked before the source's snapshot is made. A
+    /// volume that holds no point needs none. Where several replicas share a file system, their needs ([`Spool::room_for`]) add up; the
+    /// caller compares the sum with [`Replica::free_bytes`].
+    ///
+    /// # Errors
+    /// `NoSpace`: what it needs, what is free, at which place.
+    pub async fn check_room(&self, expected: u64) -> Result<()> {
+        if self.holding() == Holding::Nothing {
+            return Ok(());
+        }
+        Spool::check_room(&self.inner.site.name(), expected, self.free_bytes().await?)
+    }
+
+    /// The bytes free where the spool lies.
+    ///
+    /// # Errors
+    /// As the file system says.
+    pub async fn free_bytes(&self) -> Result<u64> {
+        self.inner.site.free_bytes().await
+    }
+
     /// Begins the pass that brings the volume to `point`, or continues it if it was interrupted. `expected`: how many bytes it will
     /// write about, at most; the room for them is checked before anything is made.
     ///

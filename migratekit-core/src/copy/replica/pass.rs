@@ -82,7 +82,7 @@ impl ReplicaPass {
         matches!(self.into, Destination::Volume)
     }
 
-    /// All bytes of the point are written: takes no more, flushes, seals, and records it durably. A spool is now *complete*; whether it
+    /// All bytes of the point are written, and the mover's own last flush succeeded: takes no more, flushes, seals, and records it durably. A spool is now *complete*; whether it
     /// is *committed* is decided elsewhere, for all disks of the VM at once, and [`Replica::settle`] told. A first pass makes the
     /// volume hold the point.
     ///
