@@ -24,7 +24,8 @@ pub(crate) fn code(kind: ErrorKind) -> u8 {
         ErrorKind::Changed => 17,
         ErrorKind::Fenced => 18,
         ErrorKind::MissingTool => 19,
-        ErrorKind::ForeignContent => 20,
+        ErrorKind::Sealed => 20,
+        ErrorKind::ForeignContent => 21,
         _ => 1,
     }
 }
@@ -48,6 +49,9 @@ pub(crate) fn hint(kind: ErrorKind) -> &'static str {
         ErrorKind::Mismatch => "the target is not a copy of the source: `migratekit diff` shows where; copy again",
         ErrorKind::Changed => "find out who changed it, then start the copy anew without --resume",
         ErrorKind::Fenced => "another run has taken over; look at that one",
+        ErrorKind::Sealed => {
+            "give the key that is named, by the key file or MIGRATEKIT_CRED_ENCRYPTION_KEY; a secret that no key opens is entered again"
+        }
         ErrorKind::MissingTool => "install what is named; `migratekit doctor` checks all of it",
         ErrorKind::ForeignContent => "find out who wrote to the volume; a full replication makes it right again",
         _ => "this is a fault of MigrateKit: please report it with the message above",

@@ -19,10 +19,10 @@ use migratekit_core::nbd::{Client, ConnectOptions, EpochKey, Server, ServerConfi
 use migratekit_core::testing::mutation;
 use migratekit_core::units::ByteRange;
 
-#[path = "ledger/crash.rs"]
-mod crash;
 #[path = "replica/alone.rs"]
 mod alone;
+#[path = "ledger/crash.rs"]
+mod crash;
 #[path = "replica/crash.rs"]
 mod points;
 #[path = "replica/site.rs"]
