@@ -79,6 +79,7 @@ pub mod model;
 pub mod nbd;
 mod planted;
 pub mod platform;
+pub mod replication;
 pub mod task;
 #[cfg(feature = "testing")]
 pub mod testing;
