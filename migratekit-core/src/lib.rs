@@ -75,6 +75,7 @@ pub mod id;
 pub mod model;
 pub mod nbd;
 mod planted;
+pub mod store;
 pub mod task;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -88,6 +89,9 @@ pub use block::{BlockInfo, BlockRead, BlockWrite, Extent, ExtentKind, ExtentMap,
 
 // NBD, on either side.
 pub use nbd::{Client, ConnectOptions, Listener, Server, ServerConfig, Uri};
+
+// The catalog.
+pub use store::{Store, StoreOptions, Tx};
 
 // The ground.
 pub use error::{Error, ErrorKind, Result, Retry};
