@@ -77,6 +77,7 @@ pub mod id;
 pub mod model;
 pub mod nbd;
 mod planted;
+pub mod store;
 pub mod task;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -93,6 +94,8 @@ pub use nbd::{Client, ConnectOptions, Listener, Server, ServerConfig, Uri};
 
 // Secrets, sealed and opened.
 pub use credentials::{KeyFile, KeyPlace, RowIdentity, Sealed, Secret, SecretString, Vault, WhenMissing};
+// The catalog.
+pub use store::{Store, StoreOptions, Tx};
 
 // The ground.
 pub use error::{Error, ErrorKind, Result, Retry};
