@@ -80,6 +80,7 @@ pub mod nbd;
 mod planted;
 pub mod platform;
 pub mod replication;
+pub mod store;
 pub mod task;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -96,6 +97,8 @@ pub use nbd::{Client, ConnectOptions, Listener, Server, ServerConfig, Uri};
 
 // Secrets, sealed and opened.
 pub use credentials::{KeyFile, KeyPlace, RowIdentity, Sealed, Secret, SecretString, Vault, WhenMissing};
+// The catalog.
+pub use store::{Store, StoreOptions, Tx};
 
 // The ground.
 pub use error::{Error, ErrorKind, Result, Retry};
