@@ -28,6 +28,8 @@ mod migrate;
 mod open;
 mod pool;
 #[allow(dead_code, reason = "for the repositories that follow")]
+mod replicas;
+mod replications;
 mod row;
 #[allow(dead_code, reason = "for the repositories that follow")]
 mod session;
@@ -42,5 +44,7 @@ mod facts;
 pub use facts::Facts;
 pub use migrate::{Migration, SchemaStatus};
 pub use open::{Store, StoreOptions};
+pub use replicas::{NewVolume, Replicas};
+pub use replications::{NewContext, ReplicationEnd, Replications, VmLook};
 pub use session::Tx;
 pub use url::{Backend, StoreUrl};
