@@ -100,10 +100,8 @@ pub use credentials::{KeyFile, KeyPlace, RowIdentity, Sealed, Secret, SecretStri
 // The catalog.
 pub use store::{Store, StoreOptions, Tx};
 // The catalog.
-pub use store::{Store, StoreOptions, Tx};
 
 // Secrets, sealed and opened.
-pub use credentials::{KeyFile, KeyPlace, RowIdentity, Sealed, Secret, SecretString, Vault, WhenMissing};
 
 // The ground.
 pub use error::{Error, ErrorKind, Result, Retry};

@@ -325,7 +325,7 @@ impl<'a> Round<'a> {
     /// written over.
     async fn scribble(&mut self, disk_of_nobody: &dyn BlockWrite, disk: usize, extents: Option<&[Extent]>) -> Result<()> {
         let range = match extents {
-            Some(extents) if extents.is_empty() => return Ok(()),
+            Some([]) => return Ok(()),
             Some(extents) => extents[self.rng.below(extents.len() as u64) as usize].range,
             None => whole(self.sizes[disk]),
         };

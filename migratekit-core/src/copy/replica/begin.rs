@@ -13,7 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 
 impl Inner {
     /// A pass straight into the volume.
-    pub(super) async fn into_volume(&self) -> Result<(LedgeredExport, Destination, bool)> {
+    pub(super) async fn straight_to_volume(&self) -> Result<(LedgeredExport, Destination, bool)> {
         let reopen = self.volume.reopen.clone().map(|reopen| Box::new(move || reopen()) as Reopen);
         let options =
             ExportOptions { description: self.site.name(), reopen, uncached: self.volume.uncached.clone(), ..ExportOptions::default() };
@@ -23,7 +23,7 @@ impl Inner {
     }
 
     /// A pass into a spool: that which is there, or a new one.
-    pub(super) async fn into_spool(&self, pass: PassRecord, expected: u64) -> Result<(LedgeredExport, Destination, bool)> {
+    pub(super) async fn by_spool(&self, pass: PassRecord, expected: u64) -> Result<(LedgeredExport, Destination, bool)> {
         let name = self.name_of(&pass);
         let found = match self.site.open_spool().await? {
             Some(disk) if !pass.spool.is_empty() => {

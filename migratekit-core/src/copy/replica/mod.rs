@@ -304,9 +304,9 @@ impl Replica {
                 .with("there", there))
         };
         let (export, into, resumed) = match (&record.holds, &record.pass) {
-            (None, _) => self.inner.into_volume().await?,
+            (None, _) => self.inner.straight_to_volume().await?,
             (Some(_), Some(pass)) if pass.point == *point && pass.phase == Phase::Writing => {
-                self.inner.into_spool(pass.clone(), expected).await?
+                self.inner.by_spool(pass.clone(), expected).await?
             }
             (Some(_), Some(pass)) if pass.point == *point => {
                 return refuse("the pass to this point is complete already; it is to be settled", point);
@@ -317,7 +317,7 @@ impl Replica {
             (Some(held), None) if held.name() == point => return refuse("the volume holds this point already", point),
             (Some(held), None) => {
                 let pass = PassRecord { base: held.name().clone(), point: point.clone(), spool: String::new(), phase: Phase::Writing };
-                self.inner.into_spool(pass, expected).await?
+                self.inner.by_spool(pass, expected).await?
             }
         };
         self.inner.state().last = Some((export.clone(), into.clone()));
