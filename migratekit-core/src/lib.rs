@@ -75,6 +75,7 @@ pub mod copy;
 pub mod credentials;
 pub mod error;
 pub mod id;
+pub mod jobs;
 pub mod model;
 pub mod nbd;
 mod planted;
