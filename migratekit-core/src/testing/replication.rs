@@ -16,7 +16,7 @@ use crate::platform::local::LocalSite;
 use crate::platform::{Source, Target};
 use crate::replication::{Reach, Replications, SourceMachine, open_point};
 use crate::store::{NewContext, Store};
-use crate::units::ByteRange;
+use crate::units::{ByteRange, MIB};
 
 /// The bytes of each disk, by key.
 pub type Disks = BTreeMap<DiskKey, Vec<u8>>;
@@ -142,7 +142,11 @@ impl ReplicationWorld {
         let mut disks = Disks::new();
         if let Some(open) = open_point(&self.store, &self.site, context).await? {
             for (key, reader) in &open.disks {
-                disks.insert(*key, reader.read(ByteRange::whole(reader.info().size)?).await?.to_vec());
+                let mut bytes = Vec::new();
+                for piece in ByteRange::whole(reader.info().size)?.pieces(MIB) {
+                    bytes.extend_from_slice(&reader.read(piece).await?);
+                }
+                disks.insert(*key, bytes);
             }
         }
         Ok(disks)

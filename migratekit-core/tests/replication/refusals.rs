@@ -1,6 +1,7 @@
 //! What is refused, each by its own text; and what a failed or cancelled pass leaves: nothing.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use migratekit_core::model::{ContextStatus, JobStatus, ReplicationMode};
@@ -72,12 +73,18 @@ fn unreachable() -> Error {
         .with_retry(migratekit_core::Retry::After(std::time::Duration::ZERO))
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn faults_of_the_way_are_survived() {
     let calls = Arc::new(AtomicU32::new(0));
-    let seen = Arc::clone(&calls);
-    // Every other call fails.
-    let fail = move |_: &str| (seen.fetch_add(1, Ordering::SeqCst) % 2 == 0).then(unreachable);
+    let (seen, works) = (Arc::clone(&calls), Mutex::new(BTreeMap::new()));
+    // Of each kind of call every other one fails.
+    let fail = move |call: &'static str| {
+        seen.fetch_add(1, Ordering::SeqCst);
+        let mut works = works.lock().unwrap();
+        let work = works.entry(call).or_insert(true);
+        *work = !*work;
+        (!*work).then(unreachable)
+    };
     let rig = Rig::with(|source| Arc::new(FaultySource::new(source, fail))).await;
     let vm = rig.world.add("web", &SIZES, 1).await;
     rig.replicate("web", &vm, ReplicationMode::Auto).await;
@@ -86,7 +93,7 @@ async fn faults_of_the_way_are_survived() {
     assert!(calls.load(Ordering::SeqCst) > 30);
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_source_that_breaks_at_any_call_fails_the_pass_and_leaves_the_old_point() {
     let (calls, broken_from) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(u32::MAX)));
     let (seen, from) = (Arc::clone(&calls), Arc::clone(&broken_from));
