@@ -8,6 +8,10 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use migratekit_core::units::ByteSize;
 
+mod engine;
+
+pub(crate) use engine::*;
+
 use crate::exit;
 
 /// MigrateKit moves disks and virtual machines, and proves that nothing was lost.
@@ -53,6 +57,18 @@ pub(crate) enum Command {
     /// Serve and examine NBD exports
     #[command(subcommand)]
     Nbd(NbdCommand),
+    /// Save what is needed to reach a platform: vmware, cloudstack, local
+    Credential(CredentialArgs),
+    /// Find machines, take them under management, look at them
+    Vm(VmArgs),
+    /// Bring the replica of a VM up to date
+    Replicate(ReplicateArgs),
+    /// Look at jobs, follow them, end them
+    Job(JobArgs),
+    /// The catalog: its schema, its state, its export
+    Db(DbArgs),
+    /// The key that seals saved secrets
+    Key(KeyArgs),
     /// Check this host, and say how to mend what is missing
     Doctor(DoctorArgs),
     /// The whole story on this machine: replicate a disk, change it, replicate the difference, prove it
@@ -174,7 +190,10 @@ pub(crate) struct InfoArgs {
 
 /// `migratekit doctor`
 #[derive(Debug, Args)]
-pub(crate) struct DoctorArgs {}
+pub(crate) struct DoctorArgs {
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
+}
 
 /// `migratekit demo`
 #[derive(Debug, Args)]
