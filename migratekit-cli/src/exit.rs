@@ -24,6 +24,7 @@ pub(crate) fn code(kind: ErrorKind) -> u8 {
         ErrorKind::Changed => 17,
         ErrorKind::Fenced => 18,
         ErrorKind::MissingTool => 19,
+        ErrorKind::Sealed => 20,
         _ => 1,
     }
 }
@@ -47,6 +48,9 @@ pub(crate) fn hint(kind: ErrorKind) -> &'static str {
         ErrorKind::Mismatch => "the target is not a copy of the source: `migratekit diff` shows where; copy again",
         ErrorKind::Changed => "find out who changed it, then start the copy anew without --resume",
         ErrorKind::Fenced => "another run has taken over; look at that one",
+        ErrorKind::Sealed => {
+            "give the key that is named, by the key file or MIGRATEKIT_CRED_ENCRYPTION_KEY; a secret that no key opens is entered again"
+        }
         ErrorKind::MissingTool => "install what is named; `migratekit doctor` checks all of it",
         _ => "this is a fault of MigrateKit: please report it with the message above",
     }

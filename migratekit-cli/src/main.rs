@@ -58,6 +58,7 @@ async fn dispatch(cli: Cli, cancel: CancellationToken) -> Result<()> {
         Command::Nbd(args::NbdCommand::Info(args)) => commands::nbd_info::run(&global, args).await,
         Command::Doctor(_) => commands::doctor::run(&global).await,
         Command::Demo(args) => commands::demo::run(&global, args, cancel).await,
+        Command::Key(args::KeyCommand::Generate(args)) => commands::key::generate(&global, args).await,
         Command::Completions { shell } => commands::generate::completions(shell),
         Command::Man { dir } => commands::generate::man(&dir),
     }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
+use migratekit_core::credentials::KEY_VARIABLE;
 use migratekit_core::{Error, ErrorKind, Result};
 
 /// How long one run of a tool may take. Generous: the demo's largest is a file system check of the user's own disk.
@@ -49,6 +50,7 @@ impl Tool {
             .args(args)
             .current_dir(folder)
             .env("LC_ALL", "C")
+            .env_remove(KEY_VARIABLE)
             .stdin(Stdio::null())
             .output()
             .map_err(|e| Error::from_io("start a tool", e).with("tool", &self.name))?;

@@ -55,6 +55,7 @@
 //! | copy between disks of your own kind | [`block::BlockRead`] and [`block::BlockWrite`], then [`copy::Copy`]; `examples/own_disk.rs` |
 //! | serve disks, add and remove them while clients work | [`nbd::Server`], [`copy::ServedDisk`] |
 //! | read and write an export of any NBD server | [`nbd::Client`]: it is a disk |
+//! | keep secrets sealed, in your own tables too | [`credentials::Vault`] |
 //! | know which blocks of a replica are current | [`copy::ledger`] |
 //!
 //! # What holds everywhere
@@ -70,6 +71,7 @@
 pub mod block;
 pub mod clock;
 pub mod copy;
+pub mod credentials;
 pub mod error;
 pub mod id;
 pub mod model;
@@ -88,6 +90,9 @@ pub use block::{BlockInfo, BlockRead, BlockWrite, Extent, ExtentKind, ExtentMap,
 
 // NBD, on either side.
 pub use nbd::{Client, ConnectOptions, Listener, Server, ServerConfig, Uri};
+
+// Secrets, sealed and opened.
+pub use credentials::{KeyFile, KeyPlace, RowIdentity, Sealed, Secret, SecretString, Vault, WhenMissing};
 
 // The ground.
 pub use error::{Error, ErrorKind, Result, Retry};

@@ -75,6 +75,20 @@ fn reserved_words_stay_where_they_belong() {
 }
 
 #[test]
+fn programs_that_are_started_do_not_inherit_the_key() {
+    let core = crate_root();
+    let mut started = 0;
+    for root in [core.parent().unwrap().join("migratekit-cli"), core] {
+        for (file, code) in library_code(&root) {
+            let (starts, without) = (code.matches("Command::new(").count(), code.matches(".env_remove(KEY_VARIABLE)").count());
+            started += starts;
+            assert!(starts == without || file.starts_with("testing/"), "src/{file}: a program is started that inherits the key");
+        }
+    }
+    assert!(started >= 2, "the programs we start were not found");
+}
+
+#[test]
 fn every_file_is_short_and_begins_by_saying_what_it_is() {
     let workspace = crate_root().parent().unwrap().to_path_buf();
     let mut files = Vec::new();

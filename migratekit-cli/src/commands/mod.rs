@@ -5,5 +5,6 @@ pub(crate) mod demo;
 pub(crate) mod diff;
 pub(crate) mod doctor;
 pub(crate) mod generate;
+pub(crate) mod key;
 pub(crate) mod nbd_info;
 pub(crate) mod nbd_serve;

@@ -13,6 +13,7 @@ mod bad_input;
 mod copy;
 mod demo;
 mod info;
+mod key;
 mod kill;
 mod reference;
 mod resume;

@@ -48,7 +48,7 @@ fn commands(command: &[String], found: &mut Vec<(String, String)>) {
 fn the_reference_is_that_of_this_program() {
     let mut found = Vec::new();
     commands(&[], &mut found);
-    for needed in ["copy", "diff", "nbd serve", "nbd info", "doctor", "demo", "completions", "man"] {
+    for needed in ["copy", "diff", "nbd serve", "nbd info", "doctor", "demo", "key generate", "completions", "man"] {
         assert!(found.iter().any(|(name, _)| *name == format!("migratekit {needed}")), "{needed} is not found");
     }
     let mut text = HEAD.to_owned();
@@ -82,7 +82,7 @@ fn help_lists_every_exit_code() {
         .map(|(code, name)| (code.parse().unwrap(), name.trim()))
         .collect();
     let codes: Vec<u32> = table.iter().map(|(code, _)| *code).collect();
-    assert_eq!(codes, (0..=19).chain([130]).collect::<Vec<_>>(), "{help}");
+    assert_eq!(codes, (0..=20).chain([130]).collect::<Vec<_>>(), "{help}");
     for kind in migratekit_core::ErrorKind::ALL {
         assert!(table.iter().any(|(_, name)| *name == kind.code()), "{kind} is not in the table");
     }

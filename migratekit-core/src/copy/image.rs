@@ -27,6 +27,7 @@ use tokio::process::{Child, ChildStdin, Command};
 use super::private_folder::PrivateFolder;
 use crate::block::{BlockInfo, BlockRead, BoxFuture, Extent};
 use crate::clock;
+use crate::credentials::KEY_VARIABLE;
 use crate::error::{Error, ErrorKind, Result};
 use crate::nbd::client::{Client, ConnectOptions, Reconnect};
 use crate::nbd::uri::Uri;
@@ -260,7 +261,7 @@ struct Mapped {
 
 /// Where in the file the last byte of uncompressed data ends. (Reading compressed data that is cut off fails.)
 async fn data_end(path: &Path, format: ImageFormat) -> Result<Option<u64>> {
-    let mut command = Command::new("qemu-img");
+    let mut command = program("qemu-img");
     command.args(["map", "-U", "-f", format.for_qemu(), "--output=json"]).arg(path);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
     let mut child = command.spawn().map_err(|e| missing("qemu-img", e))?;
@@ -300,8 +301,15 @@ fn missing(tool: &'static str, e: std::io::Error) -> Error {
     }
 }
 
+/// A program that does not get to know our key.
+fn program(name: &str) -> Command {
+    let mut command = Command::new(name);
+    command.env_remove(KEY_VARIABLE);
+    command
+}
+
 async fn qemu_img(verb: &str, path: &Path, format: ImageFormat) -> Result<(Option<i32>, Look, String)> {
-    let mut command = Command::new("qemu-img");
+    let mut command = program("qemu-img");
     command.args([verb, "-U", "-f", format.for_qemu(), "--output=json"]).arg(path).stdin(Stdio::null()).kill_on_drop(true);
     let output = tokio::time::timeout(LOOK_TIME, command.output()).await;
     let output = output
@@ -328,7 +336,7 @@ struct Server {
 
 impl Server {
     fn start(path: &Path, format: ImageFormat, folder: PrivateFolder) -> Result<Self> {
-        let mut command = Command::new("sh");
+        let mut command = program("sh");
         command.args(["-c", WATCHDOG, "sh", "qemu-nbd", "--read-only", "--persistent", "--shared=16", "--format", format.for_qemu()]);
         command.arg("--socket").arg(folder.path().join(SOCKET)).arg(path);
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());

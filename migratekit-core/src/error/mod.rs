@@ -71,6 +71,8 @@ kinds! {
     Fenced => "fenced",
     /// A tool that is needed is not installed.
     MissingTool => "missing_tool",
+    /// A secret stays sealed: another key sealed it, it was damaged, or it was made for another place.
+    Sealed => "sealed",
     /// A fault of this program.
     Internal => "internal",
 }

@@ -49,6 +49,9 @@ pub const HANDSHAKE_TIME: Duration = Duration::from_secs(30);
 pub const STALL_TIME: Duration = Duration::from_secs(120);
 /// As [`STALL_TIME`], while others wait for the bytes the connection holds ([`MAX_IN_FLIGHT_BYTES`]).
 pub const CROWDED_STALL_TIME: Duration = Duration::from_secs(10);
+/// Bytes that must move in [`CROWDED_STALL_TIME`] of one message, in bytes, while others wait for the bytes the connection holds: a
+/// client that sends a payload drop by drop would hold them for ever. 26 KB/s; the slowest line that copies disks is far above.
+pub const CROWDED_LEAST_BYTES: u64 = 256 * KIB;
 /// A connection in transmission without any request; long, since a quiet disk is legal.
 pub const IDLE_TIME: Duration = Duration::from_secs(24 * 3600);
 /// Socket write batches: the bytes gathered for one system call, in bytes.
@@ -96,5 +99,6 @@ pub const ALL: &[Limit] = &[
     Limit { name: "drain", value: MAX_DRAIN as u64, unit: "bytes per refused request", beyond: "the connection is closed" },
     Limit { name: "stall", value: STALL_TIME.as_secs(), unit: "seconds", beyond: "the connection is closed" },
     Limit { name: "crowded-stall", value: CROWDED_STALL_TIME.as_secs(), unit: "seconds", beyond: "the connection is closed" },
+    Limit { name: "crowded-least", value: CROWDED_LEAST_BYTES, unit: "bytes per crowded-stall", beyond: "the connection is closed" },
     Limit { name: "idle", value: IDLE_TIME.as_secs(), unit: "seconds", beyond: "the connection is closed" },
 ];

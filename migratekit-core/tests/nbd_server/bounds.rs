@@ -1,5 +1,6 @@
 //! The bounds of transmission: each is reached (and served) and exceeded (and refused, or made to wait).
 
+use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -210,6 +211,34 @@ fn who_stands_still_holding_what_others_wait_for_is_closed_sooner() {
     other.write(2, 0, &[2; 1000]);
     assert_eq!(other.reply(), (2, Said::Simple(0)));
     assert!(holder.is_closed());
+}
+
+#[test]
+fn who_creeps_holding_what_others_wait_for_is_closed() {
+    let limits = config(|l| {
+        l.in_flight_bytes = 100_000;
+        l.crowded_stall_time = SHORT;
+        l.crowded_least_bytes = 20_000;
+    });
+    let rig = Rig::with_disk(limits, MemoryDisk::new("m", 1 << 20));
+    let mut creeper = Raw::simple(rig.port, "disk");
+    creeper.request(command::WRITE, 0, 1, 0, 100_000);
+    wait_for("the bytes to be taken", || rig.server.bytes_in_flight() == 100_000);
+    // Something moves all the time, so the connection never stands still.
+    let mut drops = creeper.stream.try_clone().unwrap();
+    let drip = std::thread::spawn(move || {
+        let mut sent = 0;
+        while sent < 19_000 && drops.write_all(&[1]).is_ok() {
+            sent += 1;
+            std::thread::sleep(SHORT / 100);
+        }
+        sent
+    });
+    let mut other = Raw::simple(rig.port, "disk");
+    other.write(2, 0, &[2; 1000]);
+    assert_eq!(other.reply(), (2, Said::Simple(0)));
+    assert!(creeper.is_closed());
+    assert!(drip.join().unwrap() < 19_000, "it was closed while it still sent");
 }
 
 #[test]

@@ -30,6 +30,8 @@ pub struct Limits {
     pub stall_time: Duration,
     /// As `stall_time`, while other connections wait for the bytes this one holds ([`limits::CROWDED_STALL_TIME`]).
     pub crowded_stall_time: Duration,
+    /// Bytes that must move of one message in `crowded_stall_time`, while others wait ([`limits::CROWDED_LEAST_BYTES`]).
+    pub crowded_least_bytes: u64,
     /// No request ([`limits::IDLE_TIME`]).
     pub idle_time: Duration,
     /// Bytes gathered for one write to the socket ([`limits::WRITE_BATCH`]).
@@ -49,6 +51,7 @@ impl Default for Limits {
             handshake_time: limits::HANDSHAKE_TIME,
             stall_time: limits::STALL_TIME,
             crowded_stall_time: limits::CROWDED_STALL_TIME,
+            crowded_least_bytes: limits::CROWDED_LEAST_BYTES,
             idle_time: limits::IDLE_TIME,
             write_batch: limits::WRITE_BATCH,
         }

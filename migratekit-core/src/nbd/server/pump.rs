@@ -79,6 +79,20 @@ pub(super) struct Pump<'a> {
     lost: Option<Result<()>>,
     moved: bool,
     last_move: Instant,
+    pace: Pace,
+    /// The pace when the clock was looked at, if others waited for bytes of this connection then.
+    crowded_since: Option<(Instant, Pace)>,
+}
+
+/// How far a connection has come.
+#[derive(Debug, Clone, Copy, Default)]
+struct Pace {
+    /// Bytes read and written.
+    bytes: u64,
+    /// How often all replies had left.
+    emptied: u64,
+    /// Requests begun.
+    requests: u64,
 }
 
 /// Serves until the connection's end; see the [module documentation](self).
@@ -107,6 +121,8 @@ pub(super) async fn run(
         lost: None,
         moved: false,
         last_move: clock::now(),
+        pace: Pace::default(),
+        crowded_since: None,
     };
     pump.watch(Signal::Kill);
     pump.watch(Signal::Drain);
@@ -217,8 +233,30 @@ impl<'a> Pump<'a> {
             _ => return,
         };
         if self.last_move.elapsed() >= limit {
-            self.lose(Err(Error::new(ErrorKind::Timeout, "serve a connection", message).with("client", &self.record.peer)));
+            self.late(message);
+        } else if self.creeps(crowded) {
+            self.late("the client moves too few bytes of one message while others wait for those it holds");
         }
+    }
+
+    fn late(&mut self, message: &'static str) {
+        self.lose(Err(Error::new(ErrorKind::Timeout, "serve a connection", message).with("client", &self.record.peer)));
+    }
+
+    /// Whether one and the same message has crept, for the time in which a connection may stand still while others wait.
+    fn creeps(&mut self, crowded: bool) -> bool {
+        if !crowded {
+            self.crowded_since = None;
+            return false;
+        }
+        let (since, then) = *self.crowded_since.get_or_insert((clock::now(), self.pace));
+        if since.elapsed() < self.limits.crowded_stall_time {
+            return false;
+        }
+        self.crowded_since = Some((clock::now(), self.pace));
+        let same_payload = matches!(self.reading, Reading::Payload { .. }) && self.pace.requests == then.requests;
+        let same_replies = !self.out.is_empty() && self.pace.emptied == then.emptied;
+        (same_payload || same_replies) && self.pace.bytes - then.bytes < self.limits.crowded_least_bytes
     }
 
     /// Writes what is gathered; `false` when the socket takes no more now.
@@ -226,8 +264,13 @@ impl<'a> Pump<'a> {
         if self.out.is_empty() || self.lost.is_some() {
             return self.lost.is_none();
         }
+        let before = self.out.len();
         match self.out.poll(&mut self.writer, cx) {
-            Poll::Ready(Ok(moved)) => self.moved |= moved,
+            Poll::Ready(Ok(moved)) => {
+                self.moved |= moved;
+                self.pace.bytes += u64::try_from(before - self.out.len()).unwrap_or(0);
+                self.pace.emptied += u64::from(self.out.is_empty());
+            }
             Poll::Ready(Err(e)) => self.lose(Err(Error::from_io("answer a client", e).with("client", &self.record.peer))),
             Poll::Pending => {}
         }
@@ -277,8 +320,9 @@ impl<'a> Pump<'a> {
     fn was_read(&mut self, read: std::io::Result<usize>) -> bool {
         let failure = match read {
             Ok(0) => std::io::ErrorKind::UnexpectedEof.into(),
-            Ok(_) => {
+            Ok(n) => {
                 self.moved = true;
+                self.pace.bytes += u64::try_from(n).unwrap_or(0);
                 return true;
             }
             Err(e) => e,
@@ -294,6 +338,7 @@ impl<'a> Pump<'a> {
             return false;
         }
         self.record.requests.fetch_add(1, Ordering::Relaxed);
+        self.pace.requests += 1;
         let judged = if self.draining { Err((errno::ESHUTDOWN, "the server is shutting down")) } else { self.session.judge(&request) };
         match judged {
             Ok(order) => self.claim(request, order, cx),
