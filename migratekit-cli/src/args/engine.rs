@@ -10,13 +10,13 @@ use migratekit_core::model::JobStatus;
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct PlaceArgs {
     /// The catalog: sqlite://PATH, or mysql://USER@HOST[:PORT][,HOST..]/DB [default: sqlite in $XDG_DATA_HOME/migratekit]
-    #[arg(long, value_name = "URL", env = "MIGRATEKIT_STORE", global = true, help_heading = "Catalog")]
+    #[arg(long, value_name = "URL", env = "MIGRATEKIT_STORE", hide_env_values = true, global = true, help_heading = "Catalog")]
     pub(crate) store: Option<String>,
     /// The file with the catalog's password (0600); a password never stands in the URL
-    #[arg(long, value_name = "FILE", env = "MIGRATEKIT_STORE_PASSWORD_FILE", global = true, help_heading = "Catalog")]
+    #[arg(long, value_name = "FILE", env = "MIGRATEKIT_STORE_PASSWORD_FILE", hide_env_values = true, global = true, help_heading = "Catalog")]
     pub(crate) store_password_file: Option<PathBuf>,
     /// The key file (0600, made on first use); MIGRATEKIT_CRED_ENCRYPTION_KEY, if it is set, wins [default: $XDG_DATA_HOME/migratekit/key]
-    #[arg(long, value_name = "FILE", env = "MIGRATEKIT_KEY_FILE", global = true, help_heading = "Catalog")]
+    #[arg(long, value_name = "FILE", env = "MIGRATEKIT_KEY_FILE", hide_env_values = true, global = true, help_heading = "Catalog")]
     pub(crate) key_file: Option<PathBuf>,
 }
 
@@ -390,7 +390,7 @@ pub(crate) struct KeyArgs {
 /// What is done with the key.
 #[derive(Debug, Subcommand)]
 pub(crate) enum KeyCommand {
-    /// Make the key file; refused when there is one
+    /// Make the key file, print its path and the key's fingerprint; an existing one is never overwritten
     Generate,
     /// Seal every secret with a new key, then drop the old one; may be interrupted and repeated
     Rotate {

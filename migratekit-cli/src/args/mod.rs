@@ -73,9 +73,6 @@ pub(crate) enum Command {
     Doctor(DoctorArgs),
     /// The whole story on this machine: replicate a disk, change it, replicate the difference, prove it
     Demo(DemoArgs),
-    /// The key that secrets are sealed with
-    #[command(subcommand)]
-    Key(KeyCommand),
     /// Print shell completions
     Completions {
         /// The shell
@@ -95,21 +92,6 @@ pub(crate) enum NbdCommand {
     Serve(ServeArgs),
     /// Show what a server offers: size, flags, meta contexts
     Info(InfoArgs),
-}
-
-/// `migratekit key ..`
-#[derive(Debug, Subcommand)]
-pub(crate) enum KeyCommand {
-    /// Make the key file, print its path and the key's fingerprint; an existing one is never overwritten
-    Generate(KeyPlaceArgs),
-}
-
-/// Where the key is.
-#[derive(Debug, Args)]
-pub(crate) struct KeyPlaceArgs {
-    /// The key file; MIGRATEKIT_CRED_ENCRYPTION_KEY, if it is set, wins over any file [default: $XDG_DATA_HOME/migratekit/key]
-    #[arg(long, value_name = "FILE")]
-    pub(crate) key_file: Option<PathBuf>,
 }
 
 /// `migratekit copy`

@@ -12,6 +12,12 @@
 mod bad_input;
 mod copy;
 mod demo;
+mod engine_credentials;
+mod engine_key;
+mod engine_refusals;
+mod engine_replicate;
+mod engine_rig;
+mod engine_vm;
 mod info;
 mod key;
 mod kill;

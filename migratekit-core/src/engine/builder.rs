@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Engine, Limits, Shared, key};
+use super::{Engine, Shared, key};
 use crate::credentials::{KeyPlace, Vault};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::Store;
@@ -13,7 +13,6 @@ use crate::store::Store;
 pub struct EngineBuilder {
     store: Option<Store>,
     key: Option<Key>,
-    limits: Limits,
 }
 
 #[derive(Debug)]
@@ -49,13 +48,7 @@ impl EngineBuilder {
         self
     }
 
-    /// How much it does at once.
-    pub fn limits(mut self, limits: Limits) -> Self {
-        self.limits = limits;
-        self
-    }
-
-    /// The engine. Nothing runs yet; see [`Engine::start`].
+    /// The engine.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidInput`] without store or key; [`ErrorKind::Sealed`] when the key is not the catalog's; [`ErrorKind::NotFound`]
@@ -69,7 +62,6 @@ impl EngineBuilder {
             Key::ReplaceLost(place) => key::replace_lost(&store, place).await,
         };
         let vault = vault.map_err(|e| e.with("catalog", store.url()))?;
-        let jobs = super::running::jobs(&store, &vault)?;
-        Ok(Engine { shared: Arc::new(Shared { store, vault, jobs, limits: self.limits }) })
+        Ok(Engine { shared: Arc::new(Shared { store, vault }) })
     }
 }

@@ -3,56 +3,34 @@
 //! ```text
 //!  Engine::builder().store(store).key(place).build()      the catalog and its key, found to belong together
 //!    engine.credentials()     vCenters, clouds, local sites: saved sealed, tried
-//!    engine.inventory()       what a source has
-//!    engine.contexts()        VMs under management
-//!    engine.replications()    replicas brought up to date
-//!    engine.jobs()            whatever runs: listed, followed, cancelled
-//!  engine.start()             recovers what others left, then runs jobs, until Running::stop
 //! ```
 //!
 //! # What it promises
 //!
 //! - An engine that is built has the right key for its catalog: a lost or another one is refused with the way out.
-//! - [`Engine::start`] recovers first and says what it found. Jobs run in the scope of what it gives; [`Running::stop`] ends them in good
-//!   order, within a stated time. An engine that was not started looks, saves and asks, and runs nothing.
-//! - All of it is rows: what one process asks for, another one that runs does, and a third one follows.
+//! - All of it is rows: nothing is kept in memory that the catalog does not have.
 //!
 //! # What it does not do
 //!
-//! It prints nothing and decides little: it joins the parts below it, which do not know each other. It keeps nothing in memory that the
-//! catalog does not have.
+//! It prints nothing and decides little: it joins the parts below it, which do not know each other.
 
 mod builder;
-mod contexts;
 mod credential;
 mod credentials;
 mod doctor;
-mod jobs;
 mod key;
-mod look;
-mod page;
 mod place;
-mod replications;
-mod running;
 
 use std::sync::Arc;
 
 pub use self::builder::EngineBuilder;
-pub use self::contexts::{Added, ContextDetail, ContextLine, Contexts, DiskLine, RemovedContext, Which, verdict};
 pub use self::credential::{Credential, CredentialChange, MAX_CREDENTIAL_NAME, NewCredential, Tested};
 pub use self::credentials::Credentials;
 pub use self::doctor::{Diagnosis, Health, diagnose};
-pub use self::jobs::{JobDetail, JobEvents, JobLine, JobRows, StepLine};
 pub use self::key::{Rotated, UnopenedSecret};
-pub use self::look::InventoryLook;
-pub use self::page::{MAX_PAGE, Page};
 pub use self::place::{default_store_url, make_default_place};
-pub use self::replications::{ReplicationLine, ReplicationReport, Replications};
-pub use self::running::{Recovered, Running};
-pub use crate::inventory::{AddOutcome, Discovered};
 
 use crate::credentials::Vault;
-use crate::jobs::Jobs;
 use crate::store::Store;
 
 /// A catalog, its key, and all that can be done with them. Clones share it.
@@ -65,21 +43,6 @@ pub struct Engine {
 struct Shared {
     store: Store,
     vault: Vault,
-    jobs: Jobs,
-    limits: Limits,
-}
-
-/// How much an engine does at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Jobs that run at once.
-    pub jobs_at_once: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Limits { jobs_at_once: crate::jobs::JOBS_AT_ONCE }
-    }
 }
 
 impl Engine {
@@ -93,30 +56,6 @@ impl Engine {
     #[must_use]
     pub fn credentials(&self) -> Credentials {
         Credentials::of(self)
-    }
-
-    /// What sources have.
-    #[must_use]
-    pub fn inventory(&self) -> InventoryLook {
-        InventoryLook::of(self)
-    }
-
-    /// VMs under management.
-    #[must_use]
-    pub fn contexts(&self) -> Contexts {
-        Contexts::of(self)
-    }
-
-    /// Replications.
-    #[must_use]
-    pub fn replications(&self) -> Replications {
-        Replications::of(self)
-    }
-
-    /// Jobs of every kind.
-    #[must_use]
-    pub fn jobs(&self) -> JobRows {
-        JobRows::of(self)
     }
 
     /// The catalog.

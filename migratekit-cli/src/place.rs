@@ -1,0 +1,51 @@
+//! The catalog and its key, as the options name them, opened for a verb.
+//!
+//! The embedded catalog belongs to no service, so every verb first recovers the jobs of processes that ended without a word, and says so.
+
+use migratekit_core::Result;
+use migratekit_core::credentials::KeyPlace;
+use migratekit_core::engine::{Engine, default_store_url, make_default_place};
+use migratekit_core::store::{Store, StoreOptions};
+
+use crate::args::{Global, PlaceArgs};
+use crate::table::plain;
+
+/// The engine of a verb, with what others left recovered and told on stderr.
+pub(crate) async fn open(global: &Global, args: &PlaceArgs) -> Result<Engine> {
+    let place = KeyPlace::find(args.key_file.as_deref())?;
+    let engine = Engine::builder().store(store(args, options(args)).await?).key(place).build().await?;
+    for recovered in engine.recover().await? {
+        if !global.quiet {
+            eprintln!("recovered: {}", plain(&recovered.to_string()));
+        }
+    }
+    Ok(engine)
+}
+
+/// The engine of a catalog whose key is lost, with the key at hand in its place.
+pub(crate) async fn open_with_lost_key(args: &PlaceArgs) -> Result<Engine> {
+    let place = KeyPlace::find(args.key_file.as_deref())?;
+    Engine::builder().store(store(args, options(args)).await?).replace_lost_key(place).build().await
+}
+
+/// The catalog alone.
+pub(crate) async fn store(args: &PlaceArgs, options: StoreOptions) -> Result<Store> {
+    let url = match &args.store {
+        Some(url) => url.clone(),
+        None => make_default_place().await?,
+    };
+    Store::open(&url, options).await
+}
+
+/// Where the catalog is, without making anything.
+pub(crate) fn url(args: &PlaceArgs) -> Result<String> {
+    args.store.clone().map_or_else(default_store_url, Ok)
+}
+
+/// How it is opened.
+pub(crate) fn options(args: &PlaceArgs) -> StoreOptions {
+    match &args.store_password_file {
+        Some(path) => StoreOptions::new().password_file(path),
+        None => StoreOptions::new(),
+    }
+}
