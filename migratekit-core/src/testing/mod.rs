@@ -4,6 +4,7 @@ mod contract;
 mod fault;
 pub mod mutation;
 pub mod peer;
+pub mod platform;
 mod recorder;
 mod rng;
 pub mod volatile;
