@@ -13,7 +13,6 @@ mod args;
 mod commands;
 mod ending;
 mod exit;
-mod follow;
 mod output;
 mod place;
 mod secret_input;
@@ -65,9 +64,6 @@ async fn dispatch(cli: Cli, ending: Ending) -> Result<()> {
         Command::Doctor(args) => commands::doctor::run(&global, args).await,
         Command::Demo(args) => commands::demo::run(&global, args, cancel).await,
         Command::Credential(args) => commands::credential::run(&global, args).await,
-        Command::Vm(args) => commands::vm::run(&global, args).await,
-        Command::Replicate(args) => commands::replicate::run(&global, args, ending).await,
-        Command::Job(args) => commands::job::run(&global, args, ending).await,
         Command::Db(args) => commands::db::run(&global, args).await,
         Command::Key(args) => commands::key::run(&global, args, ending.token()).await,
         Command::Completions { shell } => commands::generate::completions(shell),

@@ -1,25 +1,16 @@
 //! The catalog and its key, as the options name them, opened for a verb.
-//!
-//! The embedded catalog belongs to no service, so every verb first recovers the jobs of processes that ended without a word, and says so.
 
 use migratekit_core::Result;
 use migratekit_core::credentials::KeyPlace;
 use migratekit_core::engine::{Engine, default_store_url, make_default_place};
 use migratekit_core::store::{Store, StoreOptions};
 
-use crate::args::{Global, PlaceArgs};
-use crate::table::plain;
+use crate::args::PlaceArgs;
 
-/// The engine of a verb, with what others left recovered and told on stderr.
-pub(crate) async fn open(global: &Global, args: &PlaceArgs) -> Result<Engine> {
+/// The engine of a verb.
+pub(crate) async fn open(args: &PlaceArgs) -> Result<Engine> {
     let place = KeyPlace::find(args.key_file.as_deref())?;
-    let engine = Engine::builder().store(store(args, options(args)).await?).key(place).build().await?;
-    for recovered in engine.recover().await? {
-        if !global.quiet {
-            eprintln!("recovered: {}", plain(&recovered.to_string()));
-        }
-    }
-    Ok(engine)
+    Engine::builder().store(store(args, options(args)).await?).key(place).build().await
 }
 
 /// The engine of a catalog whose key is lost, with the key at hand in its place.

@@ -72,12 +72,14 @@ pub mod block;
 pub mod clock;
 pub mod copy;
 pub mod credentials;
+pub mod engine;
 pub mod error;
 pub mod id;
 pub mod model;
 pub mod nbd;
 mod planted;
 pub mod platform;
+pub mod store;
 pub mod task;
 #[cfg(feature = "testing")]
 pub mod testing;

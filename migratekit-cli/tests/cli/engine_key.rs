@@ -37,10 +37,10 @@ fn a_rotation_moves_every_secret_and_may_be_repeated() {
 fn a_lost_key_is_refused_with_the_way_out_and_the_way_out_works() {
     let home = with_secret();
     fs::rename(home.path("migratekit/key"), home.path("lost")).unwrap();
-    home.refuse(&["vm", "list"], 4, &["the key file is gone", "migratekit key generate"]);
+    home.refuse(&["credential", "list"], 4, &["the key file is gone", "migratekit key generate"]);
     assert!(!home.path("migratekit/key").exists(), "no new key is made over sealed secrets");
     home.succeed(&["key", "generate"]);
-    home.refuse(&["vm", "list"], 20, &["not the key", "must be entered again", "--old-key-lost"]);
+    home.refuse(&["credential", "list"], 20, &["not the key", "must be entered again", "--old-key-lost"]);
     let report = home.json(&["key", "rotate", "--old-key-lost"]);
     assert_eq!(report["lost"].as_array().unwrap().len(), 1, "{report}");
     home.refuse(&["credential", "test", "vc1"], 20, &["another key sealed it"]);

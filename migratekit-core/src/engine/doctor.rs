@@ -46,16 +46,22 @@ pub async fn diagnose(url: &str, options: StoreOptions, place: KeyPlace) -> Vec<
         Ok(schema) => line("catalog", Health::Absent, format!("{}, {} migrations to be applied on first use", store.url(), schema.pending.len())),
         Err(error) => line("catalog", Health::Bad, error.to_string()),
     };
-    let key = match key::check_value(&store).await {
-        Ok(Some(check)) => match Vault::load(place, WhenMissing::Refuse).await.and_then(|vault| vault.verify(&check).map(|()| vault)) {
-            Ok(vault) => line("key", Health::Good, format!("{}, and the catalog's", vault.fingerprint())),
-            Err(error) => line("key", Health::Bad, error.to_string()),
-        },
-        Ok(None) => key_alone(place).await,
-        Err(error) => line("key", Health::Bad, error.to_string()),
-    };
+    let key = key_of(&store, place).await;
     store.close().await;
     vec![catalog, key]
+}
+
+/// How the key of a place is, for this catalog. Makes none.
+pub async fn key_of(store: &Store, place: KeyPlace) -> Diagnosis {
+    let line = |health, found| Diagnosis { what: "key", health, found };
+    match key::check_value(store).await {
+        Ok(Some(check)) => match Vault::load(place, WhenMissing::Refuse).await.and_then(|vault| vault.verify(&check).map(|()| vault)) {
+            Ok(vault) => line(Health::Good, format!("{}, and the catalog's", vault.fingerprint())),
+            Err(error) => line(Health::Bad, error.to_string()),
+        },
+        Ok(None) => key_alone(place).await,
+        Err(error) => line(Health::Bad, error.to_string()),
+    }
 }
 
 async fn key_alone(place: KeyPlace) -> Diagnosis {

@@ -26,7 +26,7 @@ use std::sync::Arc;
 pub use self::builder::EngineBuilder;
 pub use self::credential::{Credential, CredentialChange, MAX_CREDENTIAL_NAME, NewCredential, Tested};
 pub use self::credentials::Credentials;
-pub use self::doctor::{Diagnosis, Health, diagnose};
+pub use self::doctor::{Diagnosis, Health, diagnose, key_of};
 pub use self::key::{Rotated, UnopenedSecret};
 pub use self::place::{default_store_url, make_default_place};
 
