@@ -160,7 +160,7 @@ impl MapReader {
     }
 
     /// Whether all that was read is what was written; the rest is read for it.
-    fn is_whole(mut self) -> io::Result<bool> {
+    fn ends_whole(mut self) -> io::Result<bool> {
         let mut rest = vec![0; STEP];
         loop {
             let n = self.file.read(&mut rest)?;
@@ -207,7 +207,7 @@ fn compare_io(old: (&Path, &ChangeId), new: (&Path, &ChangeId)) -> io::Result<Re
             areas = areas.close_gaps(gap);
         }
     }
-    match old.is_whole()? && new.is_whole()? {
+    match old.ends_whole()? && new.ends_whole()? {
         true => Ok(Ok(areas)),
         false => Ok(Err(Doubt::Damaged)),
     }
