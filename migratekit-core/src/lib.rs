@@ -96,6 +96,8 @@ pub use nbd::{Client, ConnectOptions, Listener, Server, ServerConfig, Uri};
 
 // Secrets, sealed and opened.
 pub use credentials::{KeyFile, KeyPlace, RowIdentity, Sealed, Secret, SecretString, Vault, WhenMissing};
+// The catalog.
+pub use store::{Store, StoreOptions, Tx};
 
 // The ground.
 pub use error::{Error, ErrorKind, Result, Retry};

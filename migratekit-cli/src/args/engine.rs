@@ -11,7 +11,14 @@ pub(crate) struct PlaceArgs {
     #[arg(long, value_name = "URL", env = "MIGRATEKIT_STORE", hide_env_values = true, global = true, help_heading = "Catalog")]
     pub(crate) store: Option<String>,
     /// The file with the catalog's password (0600); a password never stands in the URL
-    #[arg(long, value_name = "FILE", env = "MIGRATEKIT_STORE_PASSWORD_FILE", hide_env_values = true, global = true, help_heading = "Catalog")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "MIGRATEKIT_STORE_PASSWORD_FILE",
+        hide_env_values = true,
+        global = true,
+        help_heading = "Catalog"
+    )]
     pub(crate) store_password_file: Option<PathBuf>,
     /// The key file (0600, made on first use); MIGRATEKIT_CRED_ENCRYPTION_KEY, if it is set, wins [default: $XDG_DATA_HOME/migratekit/key]
     #[arg(long, value_name = "FILE", env = "MIGRATEKIT_KEY_FILE", hide_env_values = true, global = true, help_heading = "Catalog")]

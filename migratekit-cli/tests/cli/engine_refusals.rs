@@ -30,7 +30,11 @@ fn addresses_and_files_that_are_no_catalog() {
     );
     assert!(!said.contains("secret"), "{said}");
     fs::set_permissions(&password, fs::Permissions::from_mode(0o600)).unwrap();
-    home.refuse(&["credential", "list", "--store", "mysql://mk@127.0.0.1:1/c", "--store-password-file", password.to_str().unwrap()], 11, &[" next: "]);
+    home.refuse(
+        &["credential", "list", "--store", "mysql://mk@127.0.0.1:1/c", "--store-password-file", password.to_str().unwrap()],
+        11,
+        &[" next: "],
+    );
 }
 
 #[test]

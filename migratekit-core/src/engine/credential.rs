@@ -344,9 +344,7 @@ mod tests {
     #[test]
     fn names_and_hosts_that_nobody_can_mean_are_refused_each_with_its_reason() {
         let long = "x".repeat(MAX_CREDENTIAL_NAME + 1);
-        for (name, why) in
-            [("", "empty"), (" a", "space"), ("-a", "dash"), ("a\nb", "control"), (long.as_str(), "longer")]
-        {
+        for (name, why) in [("", "empty"), (" a", "space"), ("-a", "dash"), ("a\nb", "control"), (long.as_str(), "longer")] {
             let error = check_name(name).unwrap_err();
             assert!(error.kind() == ErrorKind::InvalidInput && error.message().contains(why), "{name:?}: {error}");
         }

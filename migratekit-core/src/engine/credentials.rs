@@ -171,7 +171,9 @@ impl Credentials {
             match find(&tx, name).await?.ok_or_else(|| missing(name))? {
                 Row::Vmware(row) => tx.credentials().set_default(row.id).await,
                 Row::Cloudstack(row) => tx.cloud_configs().set_active(row.id).await,
-                Row::Local(_) => Err(Error::new(ErrorKind::Unsupported, SET, "a local site is always named; there is no default").with("name", name)),
+                Row::Local(_) => {
+                    Err(Error::new(ErrorKind::Unsupported, SET, "a local site is always named; there is no default").with("name", name))
+                }
             }
         });
         set.await?;
@@ -268,9 +270,9 @@ async fn set_keys(tx: &Tx, vault: &Vault, id: CloudConfigId, api_key: &SecretStr
 /// The folders of a site as the catalog keeps them.
 fn texts(folders: Option<&local::LocalSite>) -> Result<(String, String)> {
     let text = |path: &Path| path.to_str().map(str::to_owned);
-    folders.and_then(|site| text(site.machines_folder()).zip(text(site.volumes_folder()))).ok_or_else(|| {
-        Error::new(ErrorKind::InvalidInput, "save a local site", "the paths of its folders must be plain text (UTF-8)")
-    })
+    folders
+        .and_then(|site| text(site.machines_folder()).zip(text(site.volumes_folder())))
+        .ok_or_else(|| Error::new(ErrorKind::InvalidInput, "save a local site", "the paths of its folders must be plain text (UTF-8)"))
 }
 
 fn check_change(row: &Row, change: &CredentialChange) -> Result<()> {
@@ -287,14 +289,7 @@ fn check_change(row: &Row, change: &CredentialChange) -> Result<()> {
     change.keys.as_ref().map_or(Ok(()), |(api, secret)| check_secret("API key", api).and_then(|()| check_secret("secret key", secret)))
 }
 
-async fn apply(
-    tx: &Tx,
-    vault: &Vault,
-    row: Row,
-    change: &CredentialChange,
-    name: &str,
-    folders: Option<&local::LocalSite>,
-) -> Result<()> {
+async fn apply(tx: &Tx, vault: &Vault, row: Row, change: &CredentialChange, name: &str, folders: Option<&local::LocalSite>) -> Result<()> {
     let new = |value: &Option<String>, old: String| value.clone().unwrap_or(old);
     match row {
         Row::Vmware(old) => {

@@ -42,8 +42,12 @@ pub async fn diagnose(url: &str, options: StoreOptions, place: KeyPlace) -> Vec<
         Err(error) => return vec![line("catalog", Health::Bad, error.to_string()), key_alone(place).await],
     };
     let catalog = match store.schema_status().await {
-        Ok(schema) if schema.pending.is_empty() => line("catalog", Health::Good, format!("{}, schema {}", store.url(), version(&schema.applied))),
-        Ok(schema) => line("catalog", Health::Absent, format!("{}, {} migrations to be applied on first use", store.url(), schema.pending.len())),
+        Ok(schema) if schema.pending.is_empty() => {
+            line("catalog", Health::Good, format!("{}, schema {}", store.url(), version(&schema.applied)))
+        }
+        Ok(schema) => {
+            line("catalog", Health::Absent, format!("{}, {} migrations to be applied on first use", store.url(), schema.pending.len()))
+        }
         Err(error) => line("catalog", Health::Bad, error.to_string()),
     };
     let key = key_of(&store, place).await;
@@ -66,8 +70,12 @@ pub async fn key_of(store: &Store, place: KeyPlace) -> Diagnosis {
 
 async fn key_alone(place: KeyPlace) -> Diagnosis {
     match Vault::load(place, WhenMissing::Refuse).await {
-        Ok(vault) => Diagnosis { what: "key", health: Health::Good, found: format!("{}, nothing is sealed with it yet", vault.fingerprint()) },
-        Err(error) if error.kind() == ErrorKind::NotFound => Diagnosis { what: "key", health: Health::Absent, found: "not made yet".to_owned() },
+        Ok(vault) => {
+            Diagnosis { what: "key", health: Health::Good, found: format!("{}, nothing is sealed with it yet", vault.fingerprint()) }
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            Diagnosis { what: "key", health: Health::Absent, found: "not made yet".to_owned() }
+        }
         Err(error) => bad_key(&error),
     }
 }

@@ -10,9 +10,7 @@ use std::future::Future;
 use serde::Serialize;
 
 use super::Engine;
-use crate::credentials::{
-    Fingerprint, KeyPlace, RowIdentity, Sealed, SealedRow, SealedRows, Vault, WhenMissing, rotate,
-};
+use crate::credentials::{Fingerprint, KeyPlace, RowIdentity, Sealed, SealedRow, SealedRows, Vault, WhenMissing, rotate};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{Store, Tx};
 use crate::task::CancellationToken;

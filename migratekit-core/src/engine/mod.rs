@@ -47,7 +47,6 @@ struct Shared {
 
 impl Engine {
     /// Begins an engine; see [`EngineBuilder`].
-    #[must_use]
     pub fn builder() -> EngineBuilder {
         EngineBuilder::default()
     }

@@ -103,7 +103,8 @@ impl Credentials<'_> {
              enrollment_id = ?, is_active = ?, updated_at = {} WHERE id = ?",
             dialect::now(self.0.backend())
         );
-        let update = self.0.sql("change a credential", text).bind(&row.name).bind(&row.vcenter_host).bind(&row.username).bind(&row.password);
+        let update =
+            self.0.sql("change a credential", text).bind(&row.name).bind(&row.vcenter_host).bind(&row.username).bind(&row.password);
         let update = update.bind(row.datacenter.as_ref()).bind(row.enrollment.as_ref()).bind(row.is_active).bind(row.id);
         update.run_found("there is no such credential").await
     }
@@ -125,14 +126,17 @@ impl Credentials<'_> {
 
     /// Counts a use of it.
     pub async fn used(&self, id: CredentialId) -> Result<()> {
-        let text =
-            format!("UPDATE vmware_credentials SET usage_count = usage_count + 1, last_used = {} WHERE id = ?", dialect::now(self.0.backend()));
+        let text = format!(
+            "UPDATE vmware_credentials SET usage_count = usage_count + 1, last_used = {} WHERE id = ?",
+            dialect::now(self.0.backend())
+        );
         self.0.sql("count the use of a credential", text).bind(id).run_found("there is no such credential").await
     }
 
     /// How many VMs under management are reached with it.
     pub async fn uses(&self, id: CredentialId) -> Result<u64> {
-        let count = self.0.sql("count the uses of a credential", "SELECT COUNT(*) AS uses FROM vm_replication_contexts WHERE credential_id = ?");
+        let count =
+            self.0.sql("count the uses of a credential", "SELECT COUNT(*) AS uses FROM vm_replication_contexts WHERE credential_id = ?");
         count.bind(id).one("there is no count", |row| row.number::<u64>("uses")).await
     }
 
@@ -273,7 +277,13 @@ impl Sites<'_> {
         let text = format!(
             "INSERT INTO local_sites (name, machines_path, volumes_path, created_at, updated_at) VALUES (?, ?, ?, {now}, {now}) RETURNING id"
         );
-        self.0.sql("save a local site", text).bind(name).bind(machines).bind(volumes).one("the row has no number", |row| row.number("id")).await
+        self.0
+            .sql("save a local site", text)
+            .bind(name)
+            .bind(machines)
+            .bind(volumes)
+            .one("the row has no number", |row| row.number("id"))
+            .await
     }
 
     /// Writes all that people may change.
