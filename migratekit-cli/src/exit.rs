@@ -25,6 +25,7 @@ pub(crate) fn code(kind: ErrorKind) -> u8 {
         ErrorKind::Fenced => 18,
         ErrorKind::MissingTool => 19,
         ErrorKind::Sealed => 20,
+        ErrorKind::ForeignContent => 21,
         _ => 1,
     }
 }
@@ -53,6 +54,7 @@ pub(crate) fn hint(kind: ErrorKind) -> &'static str {
              --old-key-lost` goes on without it, and secrets that no key opens are entered again"
         }
         ErrorKind::MissingTool => "install what is named; `migratekit doctor` checks all of it",
+        ErrorKind::ForeignContent => "find out who wrote to the volume; a full replication makes it right again",
         _ => "this is a fault of MigrateKit: please report it with the message above",
     }
 }
