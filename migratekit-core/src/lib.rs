@@ -77,6 +77,7 @@ pub mod id;
 pub mod model;
 pub mod nbd;
 mod planted;
+pub mod platform;
 pub mod store;
 pub mod task;
 #[cfg(feature = "testing")]

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{JobStatus, Percent, StepStatus};
+use super::{IntentStatus, JobStatus, Percent, StepStatus};
 use crate::clock::Timestamp;
 use crate::id::{ContextId, Epoch, IntentId, JobId, LogId, RunnerId, StepId};
 
@@ -49,18 +49,6 @@ codes! {
         Discovery => "discovery",
         /// Several VMs at once.
         Bulk => "bulk",
-    }
-
-    /// Where an intent is.
-    IntentStatus ("status of an intent") {
-        /// Written down; whether the thing exists only the world knows.
-        Intended => "intended",
-        /// The thing exists, and its id is written down.
-        Effected => "effected",
-        /// The thing is gone again, or was never made.
-        Undone => "undone",
-        /// It may still exist and could not be removed.
-        LeftOver => "left_over",
     }
 
     /// How loud a log line is.
@@ -140,6 +128,10 @@ pub struct Job {
     pub cancel_requested: bool,
     /// Whether somebody asked it to pause.
     pub pause_requested: bool,
+    /// Whether a person had it undone after it needed attention.
+    pub undo_requested: bool,
+    /// Whether its pivot was committed: from there it is only ever finished.
+    pub pivot_crossed: bool,
     /// Who may run it.
     pub lease: Option<Lease>,
     /// A job of the cloud or of a VMA that stands behind it.
@@ -171,7 +163,7 @@ pub struct Step {
     pub name: String,
     /// Where it is.
     pub status: StepStatus,
-    /// How often it was begun.
+    /// How often it was begun in its present direction (done, or undone).
     pub attempt: u32,
     /// When it was begun last.
     pub started_at: Option<Timestamp>,

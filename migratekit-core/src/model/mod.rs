@@ -6,9 +6,15 @@
 //!
 //! What this does not do: it reads no clock (but for what a caller hands in), knows no SQL, and holds no secret in the clear
 //! ([`SealedText`] is ciphertext).
+//!
+//! Three functions decide what others act upon: [`Journal::next_move`] (what a runner does next), [`decide`] (what a job's state means after
+//! a crash or a silence), [`standing`](standing()) (where a VM stands). No other place decides these.
 
 #[macro_use]
 mod code;
+
+#[cfg(test)]
+mod crash;
 
 mod access;
 mod cloud;
@@ -20,13 +26,16 @@ mod event;
 mod export;
 mod failover;
 mod job;
+mod journal;
 mod network;
 mod percent;
 mod point;
+mod recovery;
 mod replication;
 mod runner;
 mod schedule;
 mod site;
+mod standing;
 mod state;
 mod volume;
 
@@ -34,7 +43,8 @@ mod volume;
 pub use context::{Context, JobCounts, OsFamily, PowerState};
 pub use disk::{Disk, DiskSpec, Provisioning};
 pub use network::{MappingType, MappingValidation, NetworkMapping};
-pub use point::{CbtEntry, Point, PointDisk, PointStatus};
+pub use point::{CbtEntry, Point, PointDisk};
+pub use standing::{FailoverMark, LastJob, Standing, StandingFacts, StandingWarning, hold_one_point, standing};
 
 // Where its replica lives.
 pub use export::{Export, ExportMapping};
@@ -43,18 +53,24 @@ pub use volume::{DeviceMapping, Volume, VolumeMount, VolumeOperation, VolumeRole
 // What is done with it.
 pub use event::{Event, EventKind};
 pub use failover::{FailoverJob, FailoverKind};
-pub use job::{Intent, IntentStatus, Job, JobCategory, JobKind, JobLogLine, Lease, LogEvent, LogLevel, Step};
+pub use job::{Intent, Job, JobCategory, JobKind, JobLogLine, Lease, LogEvent, LogLevel, Step};
 pub use percent::Percent;
 pub use replication::{ReplicationJob, ReplicationMode, SyncType};
 pub use runner::Runner;
 pub use schedule::{Execution, Group, Membership, Schedule, ScheduleMode, ScheduleType};
 
-// The states of all these.
+// The states of all these, and what changes them.
 pub use state::{
-    ConnectionStatus, ContextStatus, DiskProgress, EnrollmentStatus, ExecutionStatus, ExportStatus, FailoverStatus, JobStatus,
-    MappingStatus, OperationKind, OperationMode, OperationStatus, ReplicationStatus, SnapshotStatus, StepStatus, TransferStage,
-    TransferStatus, VolumeStatus,
+    ConnectionStatus, ConnectionTrigger, ContextStatus, ContextTrigger, DiskProgress, EnrollmentStatus, EnrollmentTrigger, ExecutionStatus,
+    ExecutionTrigger, ExportStatus, ExportTrigger, FailoverStatus, FailoverTrigger, IntentStatus, IntentTrigger, JobStatus, JobTrigger,
+    MappingStatus, OperationKind, OperationMode, OperationStatus, OperationTrigger, PointStatus, PointTrigger, Refused, ReplicationStatus,
+    ReplicationTrigger, SnapshotStatus, SnapshotTrigger, StepStatus, StepTrigger, TransferStage, TransferStatus, TransferTrigger,
+    VolumeStatus, VolumeTrigger,
 };
+
+// What is done next, and what a crash means.
+pub use journal::{EffectMove, Journal, JournalStep, Move, RemovalMove, effect_move, removal_move};
+pub use recovery::{ASKS, Decision, FinalReport, Leave, Lost, OtherSide, Owner, Proof, RecoveryFacts, UNREACHABLE_LIMIT, decide};
 
 // The world outside, and who may come in.
 pub use access::{ApiToken, AuditEntry, Role, User};

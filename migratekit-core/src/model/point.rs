@@ -2,21 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::SyncType;
+use super::{PointStatus, SyncType};
 use crate::clock::Timestamp;
 use crate::id::{ContextId, DiskId, DiskKey, JobId, PointId, VolumeId};
-
-codes! {
-    /// Where a point is on its way from the source into the volumes.
-    PointStatus ("status of a point") {
-        /// Committed: all of it is durable in spools or volumes, not yet all in the volumes. It can be finished without the source.
-        Committed => "committed",
-        /// All of it is in the volumes.
-        Applied => "applied",
-        /// A later point took its place in the volumes.
-        Superseded => "superseded",
-    }
-}
 
 /// A complete state of all disks of a VM at one moment (`replica_points`). A row is written when the point is whole, never before.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,6 +6,7 @@ mod fault;
 pub mod mariadb;
 pub mod mutation;
 pub mod peer;
+pub mod platform;
 mod recorder;
 mod rng;
 pub mod volatile;
