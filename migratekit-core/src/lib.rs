@@ -99,6 +99,11 @@ pub use nbd::{Client, ConnectOptions, Listener, Server, ServerConfig, Uri};
 pub use credentials::{KeyFile, KeyPlace, RowIdentity, Sealed, Secret, SecretString, Vault, WhenMissing};
 // The catalog.
 pub use store::{Store, StoreOptions, Tx};
+// The catalog.
+pub use store::{Store, StoreOptions, Tx};
+
+// Secrets, sealed and opened.
+pub use credentials::{KeyFile, KeyPlace, RowIdentity, Sealed, Secret, SecretString, Vault, WhenMissing};
 
 // The ground.
 pub use error::{Error, ErrorKind, Result, Retry};
