@@ -5,7 +5,7 @@
 //! - [`exit`]: exit codes and hints by error kind
 //! - [`output`], [`table`]: JSON, tables, progress
 //! - [`place`]: the catalog and its key
-//! - [`ending`]: signals
+//! - [`ending`]: how signals end it
 //!
 //! Ctrl-C (SIGINT), SIGTERM and SIGHUP cancel the running command cleanly; a second one leaves at once with code 130.
 

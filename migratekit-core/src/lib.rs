@@ -97,13 +97,12 @@ pub use nbd::{Client, ConnectOptions, Listener, Server, ServerConfig, Uri};
 
 // Secrets, sealed and opened.
 pub use credentials::{KeyFile, KeyPlace, RowIdentity, Sealed, Secret, SecretString, Vault, WhenMissing};
-// The catalog.
-pub use store::{Store, StoreOptions, Tx};
+
 // The catalog.
 pub use store::{Store, StoreOptions, Tx};
 
-// Secrets, sealed and opened.
-pub use credentials::{KeyFile, KeyPlace, RowIdentity, Sealed, Secret, SecretString, Vault, WhenMissing};
+// The front door.
+pub use engine::{Engine, EngineBuilder};
 
 // The ground.
 pub use error::{Error, ErrorKind, Result, Retry};
