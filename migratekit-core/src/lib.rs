@@ -57,6 +57,7 @@
 //! | read and write an export of any NBD server | [`nbd::Client`]: it is a disk |
 //! | keep secrets sealed, in your own tables too | [`credentials::Vault`] |
 //! | know which blocks of a replica are current | [`copy::ledger`] |
+//! | keep a replica that always holds one complete point | [`copy::replica`] |
 //!
 //! # What holds everywhere
 //!
