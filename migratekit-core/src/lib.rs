@@ -79,6 +79,7 @@ pub mod model;
 pub mod nbd;
 mod planted;
 pub mod platform;
+pub mod store;
 pub mod task;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -92,6 +93,9 @@ pub use block::{BlockInfo, BlockRead, BlockWrite, Extent, ExtentKind, ExtentMap,
 
 // NBD, on either side.
 pub use nbd::{Client, ConnectOptions, Listener, Server, ServerConfig, Uri};
+
+// The catalog.
+pub use store::{Store, StoreOptions, Tx};
 
 // Secrets, sealed and opened.
 pub use credentials::{KeyFile, KeyPlace, RowIdentity, Sealed, Secret, SecretString, Vault, WhenMissing};

@@ -1,7 +1,9 @@
 //! For tests, ours and those of adapter authors: peers, faults, recorders. Only with feature `testing`.
 
+pub mod catalog;
 mod contract;
 mod fault;
+pub mod mariadb;
 pub mod mutation;
 pub mod peer;
 pub mod platform;

@@ -1,0 +1,46 @@
+//! The catalog: everything that is known of VMs, disks, volumes, points and jobs, in SQLite (embedded, the default) or MariaDB 10.6+.
+//!
+//! ```text
+//!  store.write("add a VM", |tx| async move { tx.contexts().add(vm).await })     one transaction, repeated as a whole
+//!  store.read("list VMs",  |tx| async move { tx.contexts().page(..).await })    one snapshot
+//! ```
+//!
+//! - [`Store::write`] runs its closure in one transaction. On a deadlock, a lost connection or a failed certification (Galera) the whole
+//!   transaction is run again, so the closure must change nothing but the catalog. On MariaDB each transaction leaves a mark, by which a
+//!   commit whose answer was lost is found again: nothing is ever done twice.
+//! - [`Store::read`] gives one snapshot; the database itself refuses to write in it.
+//! - The repositories (`tx.contexts()`, `tx.disks()`, ..) hang off the transaction, one file each. There is one SQL text for both
+//!   databases; what differs are the few functions of `dialect.rs`. Nobody outside this module writes SQL.
+//! - Times are microseconds UTC in integer columns, sizes are bytes, ids are text that the [`id`](crate::id) types check.
+//! - A change of state is an UPDATE that names the state it comes from, with the affected rows checked.
+//!
+//! Migrations are in the binary, one folder for each database, with one set of tables (`migrations/`); [`Store::open`] applies them.
+//!
+//! What this does not do: it decides nothing. Which state follows which is the model's to say, who may run a job is that of `jobs`.
+
+mod connect;
+#[allow(dead_code, reason = "for the repositories that follow")]
+mod dialect;
+#[allow(dead_code, reason = "for the repositories that follow")]
+mod failure;
+mod home;
+mod migrate;
+mod open;
+mod pool;
+#[allow(dead_code, reason = "for the repositories that follow")]
+mod row;
+#[allow(dead_code, reason = "for the repositories that follow")]
+mod session;
+#[allow(dead_code, reason = "for the repositories that follow")]
+mod statement;
+mod transaction;
+mod url;
+mod value;
+
+mod facts;
+
+pub use facts::Facts;
+pub use migrate::{Migration, SchemaStatus};
+pub use open::{Store, StoreOptions};
+pub use session::Tx;
+pub use url::{Backend, StoreUrl};

@@ -1,0 +1,5 @@
+//! The catalog, on SQLite and on MariaDB.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test may fail")]
+
+mod transactions;
