@@ -73,6 +73,7 @@ pub mod block;
 pub mod clock;
 pub mod copy;
 pub mod credentials;
+pub mod engine;
 pub mod error;
 pub mod id;
 pub mod jobs;
@@ -101,6 +102,9 @@ pub use credentials::{KeyFile, KeyPlace, RowIdentity, Sealed, Secret, SecretStri
 
 // The catalog.
 pub use store::{Store, StoreOptions, Tx};
+
+// The front door.
+pub use engine::{Engine, EngineBuilder};
 
 // The ground.
 pub use error::{Error, ErrorKind, Result, Retry};

@@ -44,6 +44,8 @@ mod jobs;
 mod logs;
 mod runners;
 mod steps;
+mod saved;
+mod sealed;
 
 pub use events::{Events, NewEvent};
 pub use facts::Facts;
@@ -55,6 +57,8 @@ pub use open::{Store, StoreOptions};
 pub use replicas::{NewVolume, Replicas};
 pub use replications::{NewContext, ReplicationEnd, Replications, VmLook};
 pub use runners::{NewRunner, Runners};
+pub use saved::{CloudConfigs, Credentials, NewCloudConfig, NewVmwareCredential, Sites};
+pub use sealed::{SealedColumn, SealedSecrets};
 pub use session::Tx;
 pub use steps::{StepNote, Steps};
 pub use url::{Backend, StoreUrl};
