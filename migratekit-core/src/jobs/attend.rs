@@ -6,8 +6,8 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use super::context::Sign;
 use super::book::Book;
+use super::context::Sign;
 use super::lease::Stop;
 use super::{Progress, Saga, StepSpec};
 use crate::clock;
@@ -89,7 +89,11 @@ async fn listen(book: Book<'_>, step: &'static StepSpec, sign: &Sign, token: &Ca
     while ended.run_until_cancelled(clock::sleep(period)).await.is_some() {
         let (_, last) = sign.last();
         if !token.is_cancelled() && clock::now().saturating_duration_since(last) >= step.quiet {
-            tracing::warn!(step_name = step.name, seconds = step.quiet.as_secs(), "the step made no progress for its time and is told to end");
+            tracing::warn!(
+                step_name = step.name,
+                seconds = step.quiet.as_secs(),
+                "the step made no progress for its time and is told to end"
+            );
             book.grip.stop(Stop::Quiet);
             token.cancel();
         }

@@ -172,12 +172,10 @@ impl Line<'_> {
     /// Changes the job's status; `true` when it came to rest by that.
     async fn turn(&self, page: &Page, on: JobTrigger) -> Result<bool> {
         let saga = Some(self.saga.as_ref());
-        let known = || {
-            Failure {
-                step: page.job.failed_step.clone().unwrap_or_default(),
-                kind: page.job.error_kind.clone().unwrap_or_else(|| ErrorKind::Internal.code().to_owned()),
-                message: page.job.error_message.clone().unwrap_or_default(),
-            }
+        let known = || Failure {
+            step: page.job.failed_step.clone().unwrap_or_default(),
+            kind: page.job.error_kind.clone().unwrap_or_else(|| ErrorKind::Internal.code().to_owned()),
+            message: page.job.error_message.clone().unwrap_or_default(),
         };
         let undone = matches!(on, JobTrigger::UndoneAfterFailure | JobTrigger::UndoneAfterCancel | JobTrigger::UndoneByPerson);
         if undone && let Some(failure) = self.open_intent().await? {
@@ -256,14 +254,7 @@ impl Line<'_> {
         }
     }
 
-    fn context(
-        &self,
-        job: &Job,
-        step: &'static StepSpec,
-        row: StepId,
-        attempt: u32,
-        token: CancellationToken,
-    ) -> StepContext {
+    fn context(&self, job: &Job, step: &'static StepSpec, row: StepId, attempt: u32, token: CancellationToken) -> StepContext {
         let (desk, grip) = (Arc::clone(&self.drive.desk), Arc::clone(&self.drive.grip));
         StepContext { desk, grip, job: job.clone(), step, row, attempt, token, sign: Arc::new(Sign::new()) }
     }

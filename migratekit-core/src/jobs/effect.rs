@@ -110,15 +110,15 @@ impl StepContext {
     }
 
     async fn intend(&self, thing: &Thing) -> Result<()> {
-        let intent =
-            &NewIntent { job: &self.job.id, step: self.step.name, kind: thing.kind, name: &thing.name, epoch: self.grip.epoch };
+        let intent = &NewIntent { job: &self.job.id, step: self.step.name, kind: thing.kind, name: &thing.name, epoch: self.grip.epoch };
         self.commit_as("intend", |tx| async move { tx.intents().intend(intent).await }).await
     }
 
     async fn mark(&self, thing: &Thing, on: IntentTrigger, effect: Option<&str>) -> Result<()> {
         let act = if on == IntentTrigger::Effect { "effected" } else { "removed" };
         self.commit_as(act, |tx| async move {
-            let missing = || Error::new(ErrorKind::Internal, "write down what became of a thing", "it was never intended").with("name", &thing.name);
+            let missing =
+                || Error::new(ErrorKind::Internal, "write down what became of a thing", "it was never intended").with("name", &thing.name);
             let intent = tx.intents().find(&self.job.id, thing.kind, &thing.name).await?.ok_or_else(missing)?;
             tx.intents().mark(&intent, intent.status.next(on)?, effect).await
         })

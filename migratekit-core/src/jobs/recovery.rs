@@ -75,9 +75,15 @@ pub(super) async fn at_start(shared: &Arc<Shared>) -> Result<Recovered> {
         "failed": recovered.failed, "unreachable": recovered.unreachable });
     shared.write_event(EventKind::Recovery, data, |_| async { Ok(()) }).await?;
     tracing::info!(
-        unfinished = recovered.unfinished, held = recovered.held, waiting = recovered.waiting, paused = recovered.paused,
-        taken_over = recovered.taken_over, laid_down = recovered.laid_down, failed = recovered.failed,
-        unreachable = recovered.unreachable, "Job recovery completed"
+        unfinished = recovered.unfinished,
+        held = recovered.held,
+        waiting = recovered.waiting,
+        paused = recovered.paused,
+        taken_over = recovered.taken_over,
+        laid_down = recovered.laid_down,
+        failed = recovered.failed,
+        unreachable = recovered.unreachable,
+        "Job recovery completed"
     );
     Ok(recovered)
 }

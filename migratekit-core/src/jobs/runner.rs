@@ -111,7 +111,16 @@ impl Runner {
         let mut scope = Scope::new();
         let jobs = Jobs::with(store, sagas, config.failpoints.clone(), config.pace);
         let token = scope.token().clone();
-        let shared = Arc::new(Shared { id, jobs, home, config, token, observer: Mutex::default(), asked: Mutex::default(), grips: Mutex::default() });
+        let shared = Arc::new(Shared {
+            id,
+            jobs,
+            home,
+            config,
+            token,
+            observer: Mutex::default(),
+            asked: Mutex::default(),
+            grips: Mutex::default(),
+        });
         shared.register().await?;
         let recovered = recovery::at_start(&shared).await?;
         let (look, renew, mind) = (Arc::clone(&shared), Arc::clone(&shared), Arc::clone(&shared));
