@@ -25,6 +25,7 @@ pub(crate) fn code(kind: ErrorKind) -> u8 {
         ErrorKind::Fenced => 18,
         ErrorKind::MissingTool => 19,
         ErrorKind::Sealed => 20,
+        ErrorKind::ForeignContent => 21,
         _ => 1,
     }
 }
@@ -52,6 +53,7 @@ pub(crate) fn hint(kind: ErrorKind) -> &'static str {
             "give the key that is named, by the key file or MIGRATEKIT_CRED_ENCRYPTION_KEY; a secret that no key opens is entered again"
         }
         ErrorKind::MissingTool => "install what is named; `migratekit doctor` checks all of it",
+        ErrorKind::ForeignContent => "find out who wrote to the volume; a full replication makes it right again",
         _ => "this is a fault of MigrateKit: please report it with the message above",
     }
 }

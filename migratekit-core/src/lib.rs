@@ -57,6 +57,7 @@
 //! | read and write an export of any NBD server | [`nbd::Client`]: it is a disk |
 //! | keep secrets sealed, in your own tables too | [`credentials::Vault`] |
 //! | know which blocks of a replica are current | [`copy::ledger`] |
+//! | keep a replica that always holds one complete point | [`copy::replica`] |
 //!
 //! # What holds everywhere
 //!
@@ -79,6 +80,7 @@ pub mod model;
 pub mod nbd;
 mod planted;
 pub mod store;
+pub mod platform;
 pub mod task;
 #[cfg(feature = "testing")]
 pub mod testing;

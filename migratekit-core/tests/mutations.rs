@@ -19,8 +19,14 @@ use migratekit_core::nbd::{Client, ConnectOptions, EpochKey, Server, ServerConfi
 use migratekit_core::testing::mutation;
 use migratekit_core::units::ByteRange;
 
+#[path = "replica/alone.rs"]
+mod alone;
 #[path = "ledger/crash.rs"]
 mod crash;
+#[path = "replica/crash.rs"]
+mod points;
+#[path = "replica/site.rs"]
+mod site;
 
 /// Each bug and the scenario that must see it.
 const CAUGHT_BY: &[(&str, &str)] = &[
@@ -31,6 +37,9 @@ const CAUGHT_BY: &[(&str, &str)] = &[
     ("zero-by-sampling", "scenario_copy"),
     ("lost-tail", "scenario_copy"),
     ("no-epoch-check", "scenario_epochs"),
+    ("apply-before-commit", "scenario_points"),
+    ("spool-record-before-flush", "scenario_spool"),
+    ("spool-rewrite-in-place", "scenario_spool"),
 ];
 
 /// Lives and deaths on the volatile-cache target.
@@ -38,6 +47,21 @@ const CAUGHT_BY: &[(&str, &str)] = &[
 fn scenario_ledger() {
     let seen = crash::rounds(5000, 100);
     assert!(seen.kills > 100 && seen.proven > 500 && seen.before > 50 && seen.demanded > 100, "the rounds prove too little: {seen:?}");
+}
+
+/// Three disks and their points on the volatile-cache target.
+#[test]
+fn scenario_points() {
+    let mut seen = points::rounds(9000, 40);
+    assert!(points::dies_at(5, &mut seen), "an increment has more than five steps");
+    let spools = seen.resumed.min(seen.abandoned).min(seen.proven).min(seen.half);
+    assert!(seen.deaths > 100 && seen.old > 20 && seen.new > 20 && spools > 0, "the rounds prove too little: {seen:?}");
+}
+
+/// A spool by itself on it.
+#[test]
+fn scenario_spool() {
+    assert!(alone::rounds(7000, 200) > 200, "the rounds prove too little");
 }
 
 /// Two copies: data between the places where a sampler would look, and a disk that ends in the middle of a request.

@@ -81,9 +81,21 @@ pub(super) struct Shared {
     /// How many flushes failed. Views compare.
     pub(super) failures: AtomicU64,
     pub(super) wake: tokio::sync::Notify,
+    /// Whether requests are taken; each holds it while it runs.
+    open: tokio::sync::RwLock<bool>,
 }
 
 impl Shared {
+    /// Lets a request in, as long as the export takes any.
+    async fn enter(&self, operation: &'static str) -> Result<tokio::sync::RwLockReadGuard<'_, bool>> {
+        let open = self.open.read().await;
+        if *open {
+            return Ok(open);
+        }
+        Err(Error::new(ErrorKind::ReadOnly, operation, "the pass of this export has ended, so it takes no more writes")
+            .with("disk", &self.info.name))
+    }
+
     /// The disk as it is open now.
     pub(super) fn disk(&self) -> Result<Arc<dyn BlockWrite>> {
         self.disk.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or_else(|| {
@@ -148,6 +160,7 @@ impl LedgeredExport {
             options,
             failures: AtomicU64::new(0),
             wake: tokio::sync::Notify::new(),
+            open: tokio::sync::RwLock::new(true),
         });
         let (flushes, requests) = mpsc::channel(64);
         let mut scope = Scope::new();
@@ -168,6 +181,7 @@ impl LedgeredExport {
     /// # Errors
     /// `InvalidInput`: not a valid pass id. `Fenced`: a newer pass than this has begun. Else as the flush of an earlier pass's writes, or the ledger's file, fail.
     pub async fn view(&self, pass: Option<&str>) -> Result<Arc<dyn BlockWrite>> {
+        let _open = self.inner.shared.enter("open the disk").await?;
         let pass = match pass {
             Some(id) => {
                 if self.inner.shared.ledger.is_past(id) {
@@ -194,6 +208,16 @@ impl LedgeredExport {
     /// The flush failed; see the module's head. Or the ledger's file can neither be written nor voided.
     pub async fn flush_now(&self) -> Result<()> {
         self.inner.flush_now().await
+    }
+
+    /// Takes no more writes, passes or epochs, waits for those under way, and closes. What comes later is refused as `ReadOnly`; reading
+    /// goes on. So another may write the same disk and keep the same ledger.
+    ///
+    /// # Errors
+    /// As [`LedgeredExport::close`]; it is closed nevertheless.
+    pub async fn retire(&self) -> Result<()> {
+        *self.inner.shared.open.write().await = false;
+        self.close().await
     }
 
     /// Flushes, saves the ledger with all it knows, seals it, and stops the flusher. Later flushes of views fail.
@@ -258,7 +282,10 @@ impl Export for LedgeredExport {
     }
 
     fn raise_epoch(&self, epoch: u64) -> BoxFuture<'_, Result<()>> {
-        Box::pin(async move { self.inner.shared.ledger.raise_epoch(epoch).await })
+        Box::pin(async move {
+            let _open = self.inner.shared.enter("record the epoch").await?;
+            self.inner.shared.ledger.raise_epoch(epoch).await
+        })
     }
 }
 
@@ -298,6 +325,7 @@ impl View {
     {
         let shared = &self.export.shared;
         shared.info.check_write(operation, range)?;
+        let _open = shared.enter(operation).await?;
         self.still_current(operation, range)?;
         let writing = shared.ledger.begin_write(range, pass).await?;
         self.still_current(operation, range)?;

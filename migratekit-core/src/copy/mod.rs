@@ -34,9 +34,11 @@ mod mover;
 mod pass;
 mod plan;
 mod private_folder;
+pub mod replica;
 mod report;
 mod served;
 mod sides;
+pub mod spool;
 mod verify;
 mod zero;
 
@@ -52,8 +54,13 @@ pub use self::engine::{
 pub use self::export::{ExportOptions, INTERVAL_BYTES, INTERVAL_TIME, LedgeredExport, Reopen, StateOf};
 pub use self::image::{ImageDisk, ImageFormat, ImageOptions};
 pub use self::pass::{Fingerprint, PassName};
+pub use self::replica::{
+    Decision, END_BLOCK, Ends, FileSite, Holding, PendingPass, Point, PointName, PointReader, Replica, ReplicaOptions, ReplicaPass,
+    ReplicaSite, Settled, SideFile, SiteDisk,
+};
 pub use self::report::{CopyReport, Progress, ProgressSnapshot};
 pub use self::served::{LedgerPlace, ServedDisk};
 pub use self::sides::DEFAULT_CONNECTIONS;
+pub use self::spool::{MOST_CLUSTERS, SMALLEST_CLUSTER, Spool, SpoolName};
 pub use self::verify::{CompareOptions, CompareReport, MAX_EXTENTS, SAMPLE_BLOCKS, Side, compare};
 pub use self::zero::{Run, ZERO_UNIT, is_zero, split_zero_runs};

@@ -73,6 +73,8 @@ kinds! {
     MissingTool => "missing_tool",
     /// A secret stays sealed: another key sealed it, it was damaged, or it was made for another place.
     Sealed => "sealed",
+    /// A volume has not the content that was committed to it: another volume, or written by somebody else.
+    ForeignContent => "foreign_content",
     /// A fault of this program.
     Internal => "internal",
 }

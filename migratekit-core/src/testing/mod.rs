@@ -7,6 +7,7 @@ pub mod jobs;
 pub mod mariadb;
 pub mod mutation;
 pub mod peer;
+pub mod platform;
 mod recorder;
 mod rng;
 pub mod volatile;

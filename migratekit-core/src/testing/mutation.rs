@@ -8,8 +8,18 @@
 pub const VARIABLE: &str = crate::planted::VARIABLE;
 
 /// Every planted bug, by name.
-pub const ALL: &[&str] =
-    &["ledger-before-flush", "no-flush", "zero-by-sampling", "lost-tail", "off-by-one-block", "resume-ignores-partial", "no-epoch-check"];
+pub const ALL: &[&str] = &[
+    "ledger-before-flush",
+    "no-flush",
+    "zero-by-sampling",
+    "lost-tail",
+    "off-by-one-block",
+    "resume-ignores-partial",
+    "no-epoch-check",
+    "apply-before-commit",
+    "spool-record-before-flush",
+    "spool-rewrite-in-place",
+];
 
 /// Whether this bug is switched on.
 #[must_use]

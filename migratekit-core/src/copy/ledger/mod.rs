@@ -49,7 +49,7 @@ mod format;
 mod inflight;
 mod keeper;
 mod options;
-mod pages;
+pub(in crate::copy) mod pages;
 mod passes;
 mod regions;
 mod storage;

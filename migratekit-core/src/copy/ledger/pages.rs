@@ -7,7 +7,7 @@
 use super::code::{self, CODES, Table, UNKNOWN};
 
 /// Blocks in a page.
-pub(super) const PAGE_BLOCKS: u64 = 1 << 16;
+pub(in crate::copy) const PAGE_BLOCKS: u64 = 1 << 16;
 /// Bytes of a page with four bits for each block.
 pub(super) const DENSE_BYTES: usize = 32 * 1024;
 /// More runs than this, and the page takes four bits for each block. Their vector takes at most [`DENSE_BYTES`].
@@ -192,20 +192,20 @@ pub(super) fn set_dense(bytes: &mut [u8], from: u64, to: u64, code: u8) {
 
 /// The states of all blocks.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct BlockMap {
+pub(in crate::copy) struct BlockMap {
     pages: Vec<Page>,
     blocks: u64,
 }
 
 impl BlockMap {
     /// All unknown.
-    pub(super) fn new(blocks: u64) -> Self {
+    pub(in crate::copy) fn new(blocks: u64) -> Self {
         let pages = usize::try_from(blocks.div_ceil(PAGE_BLOCKS)).unwrap_or(0);
         BlockMap { pages: vec![Page::Uniform(UNKNOWN); pages], blocks }
     }
 
     /// The number of blocks.
-    pub(super) fn blocks(&self) -> u64 {
+    pub(in crate::copy) fn blocks(&self) -> u64 {
         self.blocks
     }
 
@@ -228,13 +228,13 @@ impl BlockMap {
     }
 
     /// The state of a block; unknown beyond the end.
-    pub(super) fn get(&self, block: u64) -> u8 {
+    pub(in crate::copy) fn get(&self, block: u64) -> u8 {
         let page = usize::try_from(block / PAGE_BLOCKS).ok().and_then(|p| self.pages.get(p));
         page.map_or(UNKNOWN, |p| p.get(block % PAGE_BLOCKS))
     }
 
     /// Sets the states of `from..to` (clipped to the disk).
-    pub(super) fn set(&mut self, from: u64, to: u64, code: u8) {
+    pub(in crate::copy) fn set(&mut self, from: u64, to: u64, code: u8) {
         debug_assert!(usize::from(code) < CODES);
         let to = to.min(self.blocks);
         let mut at = from;
@@ -251,7 +251,7 @@ impl BlockMap {
     }
 
     /// Calls `visit(start, end, code)` for runs of equal states that cover `from..to`, in order; runs end at pages.
-    pub(super) fn for_runs(&self, from: u64, to: u64, mut visit: impl FnMut(u64, u64, u8)) {
+    pub(in crate::copy) fn for_runs(&self, from: u64, to: u64, mut visit: impl FnMut(u64, u64, u8)) {
         let to = to.min(self.blocks);
         let mut at = from;
         while at < to {
@@ -279,7 +279,7 @@ impl BlockMap {
     }
 
     /// The memory held, in bytes.
-    pub(super) fn memory_bytes(&self) -> usize {
+    pub(in crate::copy) fn memory_bytes(&self) -> usize {
         self.pages.capacity() * size_of::<Page>() + self.pages.iter().map(Page::memory_bytes).sum::<usize>()
     }
 }

@@ -198,7 +198,7 @@ impl Node {
 /// Everything that can happen next, dying included.
 fn ways_on(saga: Saga, node: &Node, hand: Hand) -> Vec<(Node, Hand)> {
     let mut ways = Vec::new();
-    let mut way = |change: &dyn Fn(&mut Node), hand: Hand| {
+    let mut way = |change: Change<'_>, hand: Hand| {
         let mut next = node.clone();
         change(&mut next);
         ways.push((next, hand));
@@ -246,8 +246,11 @@ fn ways_on(saga: Saga, node: &Node, hand: Hand) -> Vec<(Node, Hand)> {
     ways
 }
 
+/// A change that survives.
+type Change<'a> = &'a dyn Fn(&mut Node);
+
 /// What people do meanwhile.
-fn people(node: &Node, way: &mut dyn FnMut(&dyn Fn(&mut Node))) {
+fn people(node: &Node, way: &mut dyn FnMut(Change<'_>)) {
     let busy = node.journal.status.is_busy() && node.journal.status != JobStatus::RollingBack;
     if busy && !node.journal.cancel_requested && !node.journal.crossed {
         way(&|n| n.journal.cancel_requested = true);

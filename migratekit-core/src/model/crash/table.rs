@@ -96,7 +96,7 @@ fn behind_the_pivot_nothing_ends_but_complete_or_with_a_person() {
     for saga in [REPLICATION, LIVE, TEST] {
         let pivot = saga.steps.iter().position(|step| *step == saga.pivot).unwrap();
         for at in 0..saga.steps.len() {
-            for moment in 0..MOMENTS.len() {
+            for (moment, died) in MOMENTS.iter().enumerate() {
                 let node = survives(saga, at, moment);
                 let crossed = at > pivot || (at == pivot && moment == 5);
                 assert_eq!(node.journal.crossed, crossed);
@@ -107,7 +107,7 @@ fn behind_the_pivot_nothing_ends_but_complete_or_with_a_person() {
                     (true, false) => JobStatus::NeedsAttention,
                     (false, _) => JobStatus::Failed,
                 };
-                assert_eq!(end, expected, "{} {}", saga.steps[at], MOMENTS[moment]);
+                assert_eq!(end, expected, "{} {died}", saga.steps[at]);
             }
         }
     }
