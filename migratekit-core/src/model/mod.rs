@@ -25,8 +25,10 @@ mod enrollment;
 mod event;
 mod export;
 mod failover;
+mod feed;
 mod job;
 mod journal;
+pub mod messages;
 mod network;
 mod percent;
 mod point;
@@ -37,6 +39,7 @@ mod schedule;
 mod site;
 mod standing;
 mod state;
+mod summary;
 mod volume;
 
 // One VM and what is known of it.
@@ -71,6 +74,10 @@ pub use state::{
 // What is done next, and what a crash means.
 pub use journal::{EffectMove, Journal, JournalStep, Move, RemovalMove, effect_move, removal_move};
 pub use recovery::{ASKS, Decision, FinalReport, Leave, Lost, OtherSide, Owner, Proof, RecoveryFacts, UNREACHABLE_LIMIT, decide};
+
+// What people see of it.
+pub use feed::{FEED_PAGE, FeedCursor, FeedItem, FeedPage, FeedRow};
+pub use summary::OperationSummary;
 
 // The world outside, and who may come in.
 pub use access::{ApiToken, AuditEntry, Role, User};

@@ -1,0 +1,51 @@
+//! What people read about their operations: clean words, a category, a severity, and what to do next.
+//!
+//! A message is made from a *cause* (a code) and a *step* (a name), never from technical text, so technical text cannot show. Technical text
+//! helps only to find the cause when no code is known ([`Cause::of`]). It stays in the job's log, for who looks there.
+//!
+//! - No two causes share a text: [`Message::text`] is different for every pair of cause and step (a test walks all of them).
+//! - Every message names at least one [`Action`], and every action has a target: a setting, a command, a page.
+//! - Text from outside that must show all the same (an id that a cloud gave) goes through [`scrub`].
+
+mod action;
+mod cause;
+mod scrub;
+mod step;
+
+pub use action::{Action, Target};
+pub use cause::{Category, Cause, Severity};
+pub use scrub::{is_clean, scrub};
+pub use step::{StepClass, StepWords, step_words};
+
+use serde::{Deserialize, Serialize};
+
+/// What people read about a failure, or about an end by request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// One sentence: what stopped, and why.
+    pub text: String,
+    /// The step in friendly words.
+    pub step: String,
+    /// What it has to do with.
+    pub category: Category,
+    /// How bad it is.
+    pub severity: Severity,
+    /// What to do next, the likeliest first; never empty.
+    pub actions: Vec<Action>,
+}
+
+/// The message for a failure in the step called `step` (a saga's name; any text is safe), by its cause.
+#[must_use]
+pub fn message(cause: Cause, step: Option<&str>) -> Message {
+    let words = step_words(step.unwrap_or_default());
+    Message {
+        text: format!("{} stopped: {}.", words.friendly, cause.words()),
+        step: words.friendly.to_owned(),
+        category: words.category.filter(|_| cause.yields_to_step()).unwrap_or(cause.category()),
+        severity: cause.severity(),
+        actions: cause.actions().to_vec(),
+    }
+}
+
+#[cfg(test)]
+mod tests;
