@@ -79,8 +79,8 @@ pub mod jobs;
 pub mod model;
 pub mod nbd;
 mod planted;
-pub mod store;
 pub mod platform;
+pub mod store;
 pub mod task;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -95,10 +95,11 @@ pub use block::{BlockInfo, BlockRead, BlockWrite, Extent, ExtentKind, ExtentMap,
 // NBD, on either side.
 pub use nbd::{Client, ConnectOptions, Listener, Server, ServerConfig, Uri};
 
-// Secrets, sealed and opened.
-pub use credentials::{KeyFile, KeyPlace, RowIdentity, Sealed, Secret, SecretString, Vault, WhenMissing};
 // The catalog.
 pub use store::{Store, StoreOptions, Tx};
+
+// Secrets, sealed and opened.
+pub use credentials::{KeyFile, KeyPlace, RowIdentity, Sealed, Secret, SecretString, Vault, WhenMissing};
 
 // The ground.
 pub use error::{Error, ErrorKind, Result, Retry};

@@ -36,6 +36,7 @@ const RESERVED: &[(&str, &str, &str)] = &[
     ("thread::Builder", "task", "only `task` spawns"),
     ("Instant::now", "clock", "only `clock` reads the time"),
     ("SystemTime::now", "clock", "only `clock` reads the time"),
+    ("sqlx", "store", "only `store` writes SQL"),
 ];
 
 /// The longest file that needs no reason, in lines.

@@ -4,16 +4,15 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use sqlx::mysql::{MySqlConnectOptions, MySqlSslMode};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
-use sqlx::{ConnectOptions as _, Connection as _, Row as _};
-use zeroize::Zeroizing;
-
 use super::failure;
 use super::session::Session;
 use super::url::{Host, Place, Tls};
 use crate::clock;
+use crate::credentials::SecretString;
 use crate::error::{Error, ErrorKind, Result};
+use sqlx::mysql::{MySqlConnectOptions, MySqlSslMode};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
+use sqlx::{ConnectOptions as _, Connection as _, Row as _};
 
 /// How long SQLite waits for another process that writes, before the transaction is run again.
 const BUSY_TIME: Duration = Duration::from_secs(5);
@@ -31,14 +30,14 @@ const PREPARED: usize = 500;
 /// Makes connections to one catalog.
 #[derive(Debug)]
 pub(super) enum Connector {
-    Sqlite { options: SqliteConnectOptions },
+    Sqlite { options: Box<SqliteConnectOptions> },
     MariaDb { hosts: Vec<(Host, MySqlConnectOptions)>, preferred: AtomicUsize },
 }
 
 impl Connector {
-    pub(super) fn new(place: &Place, password: Option<&Zeroizing<String>>) -> Self {
+    pub(super) fn new(place: &Place, password: Option<&SecretString>) -> Self {
         match place {
-            Place::Sqlite { path } => Connector::Sqlite { options: sqlite(path) },
+            Place::Sqlite { path } => Connector::Sqlite { options: Box::new(sqlite(path)) },
             Place::MariaDb { user, hosts, database, socket, tls } => {
                 let options = |host: &Host| {
                     let mut options = MySqlConnectOptions::new()
@@ -57,7 +56,7 @@ impl Connector {
                         })
                         .disable_statement_logging();
                     if let Some(password) = password {
-                        options = options.password(password);
+                        options = options.password(password.expose());
                     }
                     match socket {
                         Some(socket) => options.socket(socket),

@@ -5,14 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use zeroize::Zeroizing;
-
 use super::connect::Connector;
 use super::home::{self, OPEN};
 use super::pool::{Pool, Turn};
 use super::session::Session;
 use super::url::Place;
 use super::{Backend, StoreUrl, migrate};
+use crate::credentials::SecretString;
 use crate::error::{Error, ErrorKind, Result};
 use crate::task;
 
@@ -28,7 +27,7 @@ const MAX_PASSWORD: u64 = 4096;
 /// How a catalog is opened.
 #[derive(Clone)]
 pub struct StoreOptions {
-    password: Option<Zeroizing<String>>,
+    password: Option<SecretString>,
     password_file: Option<PathBuf>,
     create: bool,
     migrate: bool,
@@ -66,7 +65,7 @@ impl StoreOptions {
 
     /// The password for MariaDB.
     #[must_use]
-    pub fn password(mut self, password: Zeroizing<String>) -> Self {
+    pub fn password(mut self, password: SecretString) -> Self {
         self.password = Some(password);
         self
     }
@@ -245,7 +244,7 @@ impl Store {
 /// The fact that names the host a SQLite file belongs to.
 const HOME: &str = "home_host";
 
-fn password(options: &StoreOptions) -> Result<Option<Zeroizing<String>>> {
+fn password(options: &StoreOptions) -> Result<Option<SecretString>> {
     use std::io::Read as _;
     use std::os::unix::fs::PermissionsExt as _;
     const READ: &str = "read the catalog's password";
@@ -256,10 +255,10 @@ fn password(options: &StoreOptions) -> Result<Option<Zeroizing<String>>> {
         let message = "others may read the file; give it mode 0600";
         return Err(Error::new(ErrorKind::Denied, READ, message).with("path", path.display()));
     }
-    let mut text = Zeroizing::new(String::new());
+    let mut text = zeroize::Zeroizing::new(String::new());
     file.take(MAX_PASSWORD).read_to_string(&mut text).map_err(fail)?;
     match text.lines().next() {
-        Some(line) if !line.is_empty() => Ok(Some(Zeroizing::new(line.to_owned()))),
+        Some(line) if !line.is_empty() => Ok(Some(SecretString::new(line.to_owned()))),
         _ => Err(Error::new(ErrorKind::InvalidInput, READ, "the first line of the file is empty").with("path", path.display())),
     }
 }

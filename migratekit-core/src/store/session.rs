@@ -3,7 +3,6 @@
 //! The handle is owned, so that closures are plain (`|tx| async move { .. }`). The connection is taken out of it for the time of each
 //! statement: a statement that is dropped half-way takes the connection with it, and the transaction ends without a commit.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -104,7 +103,7 @@ impl Tx {
     pub(super) async fn plain(&self, operation: &'static str, text: &str) -> Result<()> {
         let mut session = self.take(operation).await?;
         let answer = session.plain(text).await;
-        self.put_back(operation, &Cow::Owned(text.to_owned()), session, answer).await
+        self.put_back(operation, text, session, answer).await
     }
 
     /// The connection, for one statement.
@@ -120,13 +119,7 @@ impl Tx {
     }
 
     /// Back with the connection, and the answer with its error in our words.
-    pub(super) async fn put_back<T>(
-        &self,
-        operation: &'static str,
-        sql: &Cow<'static, str>,
-        session: Session,
-        answer: sqlx::Result<T>,
-    ) -> Result<T> {
+    pub(super) async fn put_back<T>(&self, operation: &'static str, sql: &str, session: Session, answer: sqlx::Result<T>) -> Result<T> {
         let mut slot = self.0.session.lock().await;
         slot.session = Some(session);
         answer.map_err(|source| {

@@ -56,8 +56,7 @@ impl Statement<'_> {
     pub(crate) async fn run(self) -> Result<u64> {
         let (operation, sql, values) = self.checked()?;
         let mut session = self.tx.take(operation).await?;
-        let answer =
-            on!(&mut session, connection => prepared::<DB>(sql, values).execute(&mut **connection).await.map(|done| done.rows_affected()));
+        let answer = on!(&mut session, connection => prepared::<DB>(sql.clone(), values).execute(&mut **connection).await.map(|done| done.rows_affected()));
         self.tx.put_back(operation, sql, session, answer).await
     }
 
@@ -75,11 +74,11 @@ impl Statement<'_> {
         let (operation, sql, values) = self.checked()?;
         let mut session = self.tx.take(operation).await?;
         let answer: sqlx::Result<Vec<Row>> = match &mut session {
-            Session::Sqlite(connection) => prepared::<sqlx::Sqlite>(sql, values)
+            Session::Sqlite(connection) => prepared::<sqlx::Sqlite>(sql.clone(), values)
                 .fetch_all(&mut **connection)
                 .await
                 .map(|rows| rows.into_iter().map(Row::Sqlite).collect()),
-            Session::MariaDb(connection) => prepared::<sqlx::MySql>(sql, values)
+            Session::MariaDb(connection) => prepared::<sqlx::MySql>(sql.clone(), values)
                 .fetch_all(&mut **connection)
                 .await
                 .map(|rows| rows.into_iter().map(Row::MariaDb).collect()),
@@ -113,7 +112,7 @@ impl Statement<'_> {
 }
 
 /// A statement of one driver with its values. Prepared statements are kept for each connection, by their text.
-fn prepared<'q, DB: Database>(sql: &Cow<'static, str>, values: &[Value]) -> Query<'q, DB, DB::Arguments>
+fn prepared<'q, DB: Database>(sql: Cow<'static, str>, values: &[Value]) -> Query<'q, DB, DB::Arguments>
 where
     DB::Arguments: sqlx::IntoArguments<DB>,
     Option<i64>: for<'a> Encode<'a, DB> + Type<DB>,
@@ -122,8 +121,8 @@ where
     String: for<'a> Encode<'a, DB> + Type<DB>,
 {
     let mut query = match sql {
-        Cow::Borrowed(text) => sqlx::query::<DB>(*text),
-        Cow::Owned(text) => sqlx::query::<DB>(AssertSqlSafe(text.clone())),
+        Cow::Borrowed(text) => sqlx::query::<DB>(text),
+        Cow::Owned(text) => sqlx::query::<DB>(AssertSqlSafe(text)),
     };
     for value in values {
         query = match value {

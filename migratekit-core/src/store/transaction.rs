@@ -55,7 +55,7 @@ impl Store {
         loop {
             match self.write_once(operation, mark.as_deref(), &mut kept, &work).await {
                 End::Done(value) => {
-                    if mark.is_some() && self.count_write() % SWEEP_EVERY == 0 {
+                    if mark.is_some() && self.count_write().is_multiple_of(SWEEP_EVERY) {
                         self.sweep_marks().await;
                     }
                     return Ok(value);

@@ -114,12 +114,13 @@ async fn an_abandoned_statement_ends_the_transaction(store: Store) {
     let failed = store
         .write("test", |tx| async move {
             tx.facts().set("a", "1").await?;
-            {
+            // A statement may be over before it is waited for; some are not.
+            let abandoned = (0..10_000).any(|_| {
                 let facts = tx.facts();
                 let mut statement = Box::pin(facts.set("b", "1"));
-                let waker = std::task::Waker::noop();
-                assert!(statement.as_mut().poll(&mut std::task::Context::from_waker(waker)).is_pending());
-            }
+                statement.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop())).is_pending()
+            });
+            assert!(abandoned);
             tx.facts().set("c", "1").await
         })
         .await
