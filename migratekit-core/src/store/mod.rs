@@ -41,6 +41,8 @@ mod intents;
 mod jobs;
 mod logs;
 mod runners;
+mod saved;
+mod sealed;
 mod steps;
 
 pub use events::{Events, NewEvent};
@@ -51,6 +53,8 @@ pub use logs::{Logs, NewLogLine};
 pub use migrate::{Migration, SchemaStatus};
 pub use open::{Store, StoreOptions};
 pub use runners::{NewRunner, Runners};
+pub use saved::{CloudConfigs, Credentials, NewCloudConfig, NewVmwareCredential, Sites};
+pub use sealed::{SealedColumn, SealedSecrets};
 pub use session::Tx;
 pub use steps::{StepNote, Steps};
 pub use url::{Backend, StoreUrl};
