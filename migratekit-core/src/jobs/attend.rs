@@ -57,15 +57,15 @@ pub(super) async fn attend<T>(
     end
 }
 
-/// A panic in a step is that step's failure, not the runner's end.
-async fn caught<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+/// A panic in a saga's code is a failure of its job, not the runner's end.
+pub(super) async fn caught<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     let mut work = pin!(work);
     poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))) {
         Ok(polled) => polled,
         Err(panic) => {
             let said = panic.downcast_ref::<&str>().map(|s| (*s).to_owned()).or_else(|| panic.downcast_ref::<String>().cloned());
             let said = said.unwrap_or_else(|| "without words".to_owned());
-            Poll::Ready(Err(Error::new(ErrorKind::Internal, "run a step", "its code panicked").with("panic", said)))
+            Poll::Ready(Err(Error::new(ErrorKind::Internal, "run a saga", "its code panicked").with("panic", said)))
         }
     })
     .await

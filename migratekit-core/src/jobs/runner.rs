@@ -28,7 +28,7 @@ use super::{Sagas, renewal};
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{JobId, RunnerId};
-use crate::model::EventKind;
+use crate::model::{EventKind, JobStatus};
 use crate::store::{NewEvent, Store, Tx};
 use crate::task::{CancellationToken, Scope};
 
@@ -230,7 +230,7 @@ impl Shared {
         let rows = self.jobs.desk.read(|tx| async move { tx.jobs().held_by(&self.id).await }).await?;
         for grip in grips {
             match rows.iter().find(|row| row.id == grip.job && row.lease.as_ref().is_some_and(|lease| lease.epoch == grip.epoch)) {
-                Some(row) if row.pivot_crossed => {}
+                Some(row) if row.pivot_crossed || row.status == JobStatus::RollingBack => {}
                 Some(row) if row.cancel_requested => grip.stop(Stop::Cancel),
                 Some(row) if row.pause_requested => grip.stop(Stop::Pause),
                 Some(_) => {}

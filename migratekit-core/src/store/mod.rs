@@ -43,9 +43,9 @@ mod intents;
 mod jobs;
 mod logs;
 mod runners;
-mod steps;
 mod saved;
 mod sealed;
+mod steps;
 
 pub use events::{Events, NewEvent};
 pub use facts::Facts;
