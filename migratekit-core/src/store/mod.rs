@@ -38,9 +38,13 @@ mod url;
 mod value;
 
 mod facts;
+mod feed;
+mod retention;
 
 pub use facts::Facts;
+pub use feed::Feed;
 pub use migrate::{Migration, SchemaStatus};
 pub use open::{Store, StoreOptions};
+pub use retention::{BATCH, Retention, Swept};
 pub use session::Tx;
 pub use url::{Backend, StoreUrl};

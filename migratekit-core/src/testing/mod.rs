@@ -9,6 +9,7 @@ pub mod peer;
 pub mod platform;
 mod recorder;
 mod rng;
+pub mod scale;
 pub mod volatile;
 
 pub use self::contract::check_contract;
