@@ -4,7 +4,7 @@
 //! `catalog_scale [--full] [--only sqlite|mariadb] [--pages N] [--dir FOLDER]`: prints a table; ends with 1 when a 95th percentile is above
 //! [`LIMIT`].
 
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::indexing_slicing, reason = "an example may fail loudly")]
+#![allow(clippy::expect_used, clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "an example may fail loudly")]
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};

@@ -53,7 +53,7 @@ pub async fn fill(store: &Store, scale: Scale) -> Result<()> {
     )
     .await?;
     let newest = scale.jobs.saturating_sub(contexts);
-    let runs = format!("n >= {newest} AND n % {BUSY} = 0");
+    let runs = format!("n >= {newest} AND (n - {newest}) % {BUSY} = 0");
     let at = format!("{BEGIN} + n * 1000000");
     rows(
         store,
