@@ -83,11 +83,17 @@ pub fn examine() -> Report {
         "needed for ledgers of block devices: make room there, or set XDG_STATE_HOME",
     ));
     checks.extend([loopback(), nbd_port(), devices(), clock(), processors(), memory(), open_files()]);
-    let status = checks.iter().map(|c| c.status).max().unwrap_or(Status::Ok);
-    Report { status, checks }
+    Report::of(checks)
 }
 
 impl Report {
+    /// The report of these checks.
+    #[must_use]
+    pub fn of(checks: Vec<Check>) -> Self {
+        let status = checks.iter().map(|c| c.status).max().unwrap_or(Status::Ok);
+        Report { status, checks }
+    }
+
     /// An error of kind [`ErrorKind::Unsupported`] that names the failed checks, if there is one.
     pub fn verdict(&self) -> Result<()> {
         let failed: Vec<&str> = self.checks.iter().filter(|c| c.status == Status::Failed).map(|c| c.name.as_str()).collect();

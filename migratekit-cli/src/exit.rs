@@ -50,7 +50,8 @@ pub(crate) fn hint(kind: ErrorKind) -> &'static str {
         ErrorKind::Changed => "find out who changed it, then start the copy anew without --resume",
         ErrorKind::Fenced => "another run has taken over; look at that one",
         ErrorKind::Sealed => {
-            "give the key that is named, by the key file or MIGRATEKIT_CRED_ENCRYPTION_KEY; a secret that no key opens is entered again"
+            "give the key that is named, by --key-file or MIGRATEKIT_CRED_ENCRYPTION_KEY; if it is lost for good, `migratekit key rotate \
+             --old-key-lost` goes on without it, and secrets that no key opens are entered again"
         }
         ErrorKind::MissingTool => "install what is named; `migratekit doctor` checks all of it",
         ErrorKind::ForeignContent => "find out who wrote to the volume; a full replication makes it right again",

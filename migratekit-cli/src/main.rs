@@ -3,23 +3,28 @@
 //! - [`args`]: the grammar
 //! - [`commands`]: one file for each verb
 //! - [`exit`]: exit codes and hints by error kind
-//! - [`output`]: tables, JSON, progress
+//! - [`output`], [`table`]: JSON, tables, progress
+//! - [`place`]: the catalog and its key
+//! - [`ending`]: how signals end it
 //!
 //! Ctrl-C (SIGINT), SIGTERM and SIGHUP cancel the running command cleanly; a second one leaves at once with code 130.
 
 mod args;
 mod commands;
+mod ending;
 mod exit;
 mod output;
+mod place;
+mod secret_input;
+mod table;
 
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
-use migratekit_core::task::CancellationToken;
 use migratekit_core::{Error, Result};
 
 use crate::args::{Cli, Command};
+use crate::ending::Ending;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -40,51 +45,29 @@ fn run(cli: Cli) -> Result<()> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|e| Error::from_io("start the async runtime", e))?;
     let result = runtime.block_on(async {
-        let cancel = CancellationToken::new();
-        tokio::spawn(cancel_on_signal(cancel.clone()));
-        dispatch(cli, cancel).await
+        let ending = Ending::default();
+        tokio::spawn(ending.clone().listen());
+        dispatch(cli, ending).await
     });
     // Work that was cancelled may still wait for a disk; it must not hold up the end of the process.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     result
 }
 
-async fn dispatch(cli: Cli, cancel: CancellationToken) -> Result<()> {
-    let global = cli.global;
+async fn dispatch(cli: Cli, ending: Ending) -> Result<()> {
+    let (global, cancel) = (cli.global, ending.token().clone());
     match cli.command {
         Command::Copy(args) => commands::copy::run(&global, args, cancel).await,
         Command::Diff(args) => commands::diff::run(&global, args, cancel).await,
         Command::Nbd(args::NbdCommand::Serve(args)) => commands::nbd_serve::run(&global, args, cancel).await,
         Command::Nbd(args::NbdCommand::Info(args)) => commands::nbd_info::run(&global, args).await,
-        Command::Doctor(_) => commands::doctor::run(&global).await,
+        Command::Doctor(args) => commands::doctor::run(&global, args).await,
         Command::Demo(args) => commands::demo::run(&global, args, cancel).await,
-        Command::Key(args::KeyCommand::Generate(args)) => commands::key::generate(&global, args).await,
+        Command::Credential(args) => commands::credential::run(&global, args).await,
+        Command::Db(args) => commands::db::run(&global, args).await,
+        Command::Key(args) => commands::key::run(&global, args, ending.token()).await,
         Command::Completions { shell } => commands::generate::completions(shell),
         Command::Man { dir } => commands::generate::man(&dir),
-    }
-}
-
-/// Cancels on the first signal, leaves on the second.
-async fn cancel_on_signal(cancel: CancellationToken) {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)) =
-        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()), signal(SignalKind::hangup()))
-    else {
-        return;
-    };
-    loop {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-            _ = hangup.recv() => {}
-        }
-        if cancel.is_cancelled() {
-            std::process::exit(130);
-        }
-        if std::io::stderr().is_terminal() {
-            eprintln!("stopping; once more leaves at once");
-        }
-        cancel.cancel();
     }
 }
 

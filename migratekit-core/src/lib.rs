@@ -73,8 +73,10 @@ pub mod block;
 pub mod clock;
 pub mod copy;
 pub mod credentials;
+pub mod engine;
 pub mod error;
 pub mod id;
+pub mod jobs;
 pub mod model;
 pub mod nbd;
 mod planted;
@@ -94,11 +96,14 @@ pub use block::{BlockInfo, BlockRead, BlockWrite, Extent, ExtentKind, ExtentMap,
 // NBD, on either side.
 pub use nbd::{Client, ConnectOptions, Listener, Server, ServerConfig, Uri};
 
+// Secrets, sealed and opened.
+pub use credentials::{KeyFile, KeyPlace, RowIdentity, Sealed, Secret, SecretString, Vault, WhenMissing};
+
 // The catalog.
 pub use store::{Store, StoreOptions, Tx};
 
-// Secrets, sealed and opened.
-pub use credentials::{KeyFile, KeyPlace, RowIdentity, Sealed, Secret, SecretString, Vault, WhenMissing};
+// The front door.
+pub use engine::{Engine, EngineBuilder};
 
 // The ground.
 pub use error::{Error, ErrorKind, Result, Retry};

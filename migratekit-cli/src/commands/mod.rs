@@ -1,6 +1,8 @@
 //! One file for each verb.
 
 pub(crate) mod copy;
+pub(crate) mod credential;
+pub(crate) mod db;
 pub(crate) mod demo;
 pub(crate) mod diff;
 pub(crate) mod doctor;

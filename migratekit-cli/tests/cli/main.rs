@@ -12,6 +12,10 @@
 mod bad_input;
 mod copy;
 mod demo;
+mod engine_credentials;
+mod engine_key;
+mod engine_refusals;
+mod engine_rig;
 mod info;
 mod key;
 mod kill;

@@ -232,6 +232,10 @@ impl Store {
             None => task::blocking(home::machine).await?,
         };
         let Some(here) = &here else { return Ok(()) };
+        // A schema that is not complete yet may lack the place; the next open writes it down.
+        if !self.read(OPEN, |tx| async move { migrate::table_names(&tx).await }).await?.iter().any(|name| name == "store_facts") {
+            return Ok(());
+        }
         let home = self.read(OPEN, |tx| async move { tx.facts().get(HOME).await }).await?;
         match home {
             Some(home) if home == *here => Ok(()),

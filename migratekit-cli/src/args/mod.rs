@@ -8,6 +8,10 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use migratekit_core::units::ByteSize;
 
+mod engine;
+
+pub(crate) use engine::*;
+
 use crate::exit;
 
 /// MigrateKit moves disks and virtual machines, and proves that nothing was lost.
@@ -53,13 +57,16 @@ pub(crate) enum Command {
     /// Serve and examine NBD exports
     #[command(subcommand)]
     Nbd(NbdCommand),
+    /// Save what is needed to reach a platform: vmware, cloudstack, local
+    Credential(CredentialArgs),
+    /// The catalog: its schema, its state, its export
+    Db(DbArgs),
+    /// The key that seals saved secrets
+    Key(KeyArgs),
     /// Check this host, and say how to mend what is missing
     Doctor(DoctorArgs),
     /// The whole story on this machine: replicate a disk, change it, replicate the difference, prove it
     Demo(DemoArgs),
-    /// The key that secrets are sealed with
-    #[command(subcommand)]
-    Key(KeyCommand),
     /// Print shell completions
     Completions {
         /// The shell
@@ -79,21 +86,6 @@ pub(crate) enum NbdCommand {
     Serve(ServeArgs),
     /// Show what a server offers: size, flags, meta contexts
     Info(InfoArgs),
-}
-
-/// `migratekit key ..`
-#[derive(Debug, Subcommand)]
-pub(crate) enum KeyCommand {
-    /// Make the key file, print its path and the key's fingerprint; an existing one is never overwritten
-    Generate(KeyPlaceArgs),
-}
-
-/// Where the key is.
-#[derive(Debug, Args)]
-pub(crate) struct KeyPlaceArgs {
-    /// The key file; MIGRATEKIT_CRED_ENCRYPTION_KEY, if it is set, wins over any file [default: $XDG_DATA_HOME/migratekit/key]
-    #[arg(long, value_name = "FILE")]
-    pub(crate) key_file: Option<PathBuf>,
 }
 
 /// `migratekit copy`
@@ -192,7 +184,10 @@ pub(crate) struct InfoArgs {
 
 /// `migratekit doctor`
 #[derive(Debug, Args)]
-pub(crate) struct DoctorArgs {}
+pub(crate) struct DoctorArgs {
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
+}
 
 /// `migratekit demo`
 #[derive(Debug, Args)]

@@ -1,0 +1,67 @@
+//! An engine in the making: the catalog is opened and the key compared before anything can be asked of it.
+
+use std::sync::Arc;
+
+use super::{Engine, Shared, key};
+use crate::credentials::{KeyPlace, Vault};
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::Store;
+
+/// What an engine is made of. A store and a key (or a vault) are needed.
+#[derive(Debug, Default)]
+#[must_use]
+pub struct EngineBuilder {
+    store: Option<Store>,
+    key: Option<Key>,
+}
+
+#[derive(Debug)]
+enum Key {
+    Vault(Vault),
+    Place(KeyPlace),
+    ReplaceLost(KeyPlace),
+}
+
+impl EngineBuilder {
+    /// The catalog.
+    pub fn store(mut self, store: Store) -> Self {
+        self.store = Some(store);
+        self
+    }
+
+    /// Where the catalog's key is. It is made there when nothing was ever sealed in this catalog.
+    pub fn key(mut self, place: KeyPlace) -> Self {
+        self.key = Some(Key::Place(place));
+        self
+    }
+
+    /// A vault whose keys the caller keeps, instead of a [place](EngineBuilder::key).
+    pub fn vault(mut self, vault: Vault) -> Self {
+        self.key = Some(Key::Vault(vault));
+        self
+    }
+
+    /// The key of this place, for a catalog whose own key is lost for good: what that one sealed stays unreadable until it is entered again
+    /// ([`Engine::unreadable_secrets`] lists it). Refused when the key is the catalog's after all.
+    pub fn replace_lost_key(mut self, place: KeyPlace) -> Self {
+        self.key = Some(Key::ReplaceLost(place));
+        self
+    }
+
+    /// The engine.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidInput`] without store or key; [`ErrorKind::Sealed`] when the key is not the catalog's; [`ErrorKind::NotFound`]
+    /// when the key file is gone and secrets are sealed with its key; those of reading the key and the catalog.
+    pub async fn build(self) -> Result<Engine> {
+        let needed = |what: &'static str| Error::new(ErrorKind::InvalidInput, "build an engine", what);
+        let store = self.store.ok_or_else(|| needed("it needs a store"))?;
+        let vault = match self.key.ok_or_else(|| needed("it needs a key or a vault"))? {
+            Key::Vault(vault) => key::join(&store, &vault).await.map(|()| vault),
+            Key::Place(place) => key::open(&store, place).await,
+            Key::ReplaceLost(place) => key::replace_lost(&store, place).await,
+        };
+        let vault = vault.map_err(|e| e.with("catalog", store.url()))?;
+        Ok(Engine { shared: Arc::new(Shared { store, vault }) })
+    }
+}
