@@ -26,9 +26,9 @@ mod home;
 mod migrate;
 mod open;
 mod pool;
-#[allow(dead_code, reason = "for the repositories that follow")]
 mod replicas;
 mod replications;
+#[allow(dead_code, reason = "for the repositories that follow")]
 mod row;
 #[allow(dead_code, reason = "for the repositories that follow")]
 mod session;
@@ -39,9 +39,11 @@ mod value;
 
 mod events;
 mod facts;
+mod feed;
 mod intents;
 mod jobs;
 mod logs;
+mod retention;
 mod runners;
 mod saved;
 mod sealed;
@@ -49,6 +51,7 @@ mod steps;
 
 pub use events::{Events, NewEvent};
 pub use facts::Facts;
+pub use feed::Feed;
 pub use intents::{Intents, NewIntent};
 pub use jobs::{JobFailure, JobNote, Jobs, NewJob};
 pub use logs::{Logs, NewLogLine};
@@ -56,6 +59,7 @@ pub use migrate::{Migration, SchemaStatus};
 pub use open::{Store, StoreOptions};
 pub use replicas::{NewVolume, Replicas};
 pub use replications::{NewContext, ReplicationEnd, Replications, VmLook};
+pub use retention::{BATCH, Retention, Swept};
 pub use runners::{NewRunner, Runners};
 pub use saved::{CloudConfigs, Credentials, NewCloudConfig, NewVmwareCredential, Sites};
 pub use sealed::{SealedColumn, SealedSecrets};
