@@ -37,10 +37,14 @@ mod transaction;
 mod url;
 mod value;
 
+mod contexts;
+mod dump;
 mod facts;
 mod saved;
 mod sealed;
 
+pub use contexts::{ContextWithJob, Contexts, JobBrief, Ways};
+pub use dump::{Content, DumpReport};
 pub use facts::Facts;
 pub use migrate::{Migration, SchemaStatus};
 pub use open::{Store, StoreOptions};
