@@ -156,7 +156,7 @@ fn a_lax_server_is_strict_for_us() {
         "--sql-mode=",
         "--default-time-zone=+05:00",
         "--character-set-server=latin1",
-        "--tx-isolation=READ-UNCOMMITTED",
+        "--transaction-isolation=READ-UNCOMMITTED",
     ]);
     server.sql("CREATE DATABASE lax CHARACTER SET latin1");
     runtime().block_on(async {
