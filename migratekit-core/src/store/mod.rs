@@ -19,7 +19,6 @@
 //! What this does not do: it decides nothing. Which state follows which is the model's to say, who may run a job is that of `jobs`.
 
 mod connect;
-#[allow(dead_code, reason = "for the repositories that follow")]
 mod dialect;
 #[allow(dead_code, reason = "for the repositories that follow")]
 mod failure;
@@ -31,7 +30,6 @@ mod pool;
 mod row;
 #[allow(dead_code, reason = "for the repositories that follow")]
 mod session;
-#[allow(dead_code, reason = "for the repositories that follow")]
 mod statement;
 mod transaction;
 mod url;
@@ -39,16 +37,28 @@ mod value;
 
 mod contexts;
 mod dump;
+mod events;
 mod facts;
+mod intents;
+mod jobs;
+mod logs;
+mod runners;
 mod saved;
 mod sealed;
+mod steps;
 
 pub use contexts::{ContextWithJob, Contexts, JobBrief, Ways};
 pub use dump::{Content, DumpReport};
+pub use events::{Events, NewEvent};
 pub use facts::Facts;
+pub use intents::{Intents, NewIntent};
+pub use jobs::{JobFailure, JobNote, Jobs, NewJob};
+pub use logs::{Logs, NewLogLine};
 pub use migrate::{Migration, SchemaStatus};
 pub use open::{Store, StoreOptions};
+pub use runners::{NewRunner, Runners};
 pub use saved::{CloudConfigs, Credentials, NewCloudConfig, NewVmwareCredential, Sites};
 pub use sealed::{SealedColumn, SealedSecrets};
 pub use session::Tx;
+pub use steps::{StepNote, Steps};
 pub use url::{Backend, StoreUrl};

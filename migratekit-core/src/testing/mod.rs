@@ -4,6 +4,7 @@ pub mod catalog;
 mod contract;
 mod fault;
 pub mod galera;
+pub mod jobs;
 pub mod mariadb;
 pub mod mutation;
 pub mod peer;

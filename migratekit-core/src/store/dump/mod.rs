@@ -100,6 +100,7 @@ const fn configuration(name: &'static str) -> Table {
 /// Every table but those that belong to one catalog only (`schema_migrations`, `transaction_marks`), each behind those it refers to.
 const TABLES: &[Table] = &[
     Table { name: "store_facts", configuration: true, later: None, seeded: true },
+    Table { name: "counters", configuration: false, later: None, seeded: true },
     configuration("local_sites"),
     configuration("ossea_configs"),
     configuration("linstor_configs"),
