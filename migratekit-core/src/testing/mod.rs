@@ -12,6 +12,7 @@ pub mod platform;
 mod recorder;
 pub mod relay;
 mod rng;
+pub mod scale;
 pub mod volatile;
 
 pub use self::contract::check_contract;
