@@ -37,6 +37,8 @@ mod transaction;
 mod url;
 mod value;
 
+mod contexts;
+mod dump;
 mod events;
 mod facts;
 mod feed;
@@ -49,6 +51,8 @@ mod saved;
 mod sealed;
 mod steps;
 
+pub use contexts::{ContextWithJob, Contexts, JobBrief, Ways};
+pub use dump::{Content, DumpReport};
 pub use events::{Events, NewEvent};
 pub use facts::Facts;
 pub use feed::Feed;
