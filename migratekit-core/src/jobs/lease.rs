@@ -116,7 +116,7 @@ pub(super) enum Stop {
 pub(super) fn fenced(grip: &Grip) -> Error {
     Error::new(ErrorKind::Fenced, "write as the owner of a job", "the lease was lost: another runner may have taken the job")
         .with("job", &grip.job)
-        .with("epoch", grip.epoch)
+        .with("epoch", grip.epoch())
 }
 
 /// A job as this runner holds it.
@@ -124,7 +124,6 @@ pub(super) fn fenced(grip: &Grip) -> Error {
 pub(super) struct Grip {
     pub(super) job: JobId,
     pub(super) owner: RunnerId,
-    pub(super) epoch: Epoch,
     /// Ends with the lease or the process: all work on the job watches it, undo too.
     pub(super) token: CancellationToken,
     /// Ends with the present step.
@@ -133,6 +132,7 @@ pub(super) struct Grip {
 
 #[derive(Debug)]
 struct State {
+    epoch: Epoch,
     good_until: Instant,
     stop: Option<Stop>,
     step: Option<CancellationToken>,
@@ -140,11 +140,21 @@ struct State {
 
 impl Grip {
     pub(super) fn new(job: JobId, owner: RunnerId, epoch: Epoch, token: CancellationToken, good_until: Instant) -> Self {
-        Grip { job, owner, epoch, token, state: Mutex::new(State { good_until, stop: None, step: None }) }
+        Grip { job, owner, token, state: Mutex::new(State { epoch, good_until, stop: None, step: None }) }
     }
 
     fn with<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What its writes carry.
+    pub(super) fn epoch(&self) -> Epoch {
+        self.with(|state| state.epoch)
+    }
+
+    /// The job took the right to write back from its child.
+    pub(super) fn raised(&self, epoch: Epoch) {
+        self.with(|state| state.epoch = epoch);
     }
 
     /// A renewal that began at `asked` succeeded.
