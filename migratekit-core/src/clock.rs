@@ -2,6 +2,7 @@
 //! people and for the catalog, never for measuring: the wall clock may step.
 
 use std::fmt;
+use std::future::Future;
 use std::str::FromStr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -19,6 +20,11 @@ pub fn now() -> Instant {
 /// Waits.
 pub async fn sleep(time: Duration) {
     tokio::time::sleep(time).await;
+}
+
+/// What `work` gives, if it ends within `time`; else it is dropped.
+pub async fn within<T>(time: Duration, work: impl Future<Output = T>) -> Option<T> {
+    tokio::time::timeout(time, work).await.ok()
 }
 
 /// A moment: microseconds since 1970 in UTC, of the years 0 to 9999. Its text is RFC 3339 with six digits of the second, which sorts as

@@ -81,6 +81,12 @@ impl Scope {
         }
     }
 
+    /// Aborts every task where it stands and waits for that: a crash, for tests.
+    #[cfg(feature = "testing")]
+    pub async fn abort(mut self) {
+        self.tasks.shutdown().await;
+    }
+
     /// Cancels, waits, reports.
     pub async fn close(mut self) -> Result<()> {
         self.token.cancel();

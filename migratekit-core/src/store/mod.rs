@@ -19,7 +19,6 @@
 //! What this does not do: it decides nothing. Which state follows which is the model's to say, who may run a job is that of `jobs`.
 
 mod connect;
-#[allow(dead_code, reason = "for the repositories that follow")]
 mod dialect;
 #[allow(dead_code, reason = "for the repositories that follow")]
 mod failure;
@@ -28,23 +27,43 @@ mod migrate;
 mod open;
 mod pool;
 #[allow(dead_code, reason = "for the repositories that follow")]
+mod replicas;
+mod replications;
 mod row;
 #[allow(dead_code, reason = "for the repositories that follow")]
 mod session;
-#[allow(dead_code, reason = "for the repositories that follow")]
 mod statement;
 mod transaction;
 mod url;
 mod value;
 
+mod events;
 mod facts;
 mod saved;
 mod sealed;
+mod intents;
+mod jobs;
+mod job_lists;
+mod logs;
+mod runners;
+mod steps;
+mod vms;
 
+pub use events::{Events, NewEvent};
 pub use facts::Facts;
+pub use intents::{Intents, NewIntent};
+pub use job_lists::{JobLists, JobRow, JobSearch, ReplicationRow};
+pub use jobs::{JobFailure, JobNote, Jobs, NewJob};
+pub use logs::{Logs, NewLogLine};
 pub use migrate::{Migration, SchemaStatus};
 pub use open::{Store, StoreOptions};
 pub use saved::{CloudConfigs, Credentials, NewCloudConfig, NewVmwareCredential, Sites};
 pub use sealed::{SealedColumn, SealedSecrets};
+pub use replicas::{NewVolume, Replicas};
+pub use replications::{NewContext, ReplicationEnd, Replications, VmLook};
+pub use runners::{NewRunner, Runners};
 pub use session::Tx;
+pub(crate) use statement::Statement;
+pub use steps::{StepNote, Steps};
+pub use vms::{VmRow, Vms};
 pub use url::{Backend, StoreUrl};

@@ -4,7 +4,7 @@
 //! repeat it.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -65,6 +65,17 @@ impl StoreUrl {
         match self.0 {
             Place::Sqlite { .. } => Backend::Sqlite,
             Place::MariaDb { .. } => Backend::MariaDb,
+        }
+    }
+}
+
+impl StoreUrl {
+    /// The file of a SQLite catalog.
+    #[must_use]
+    pub fn file(&self) -> Option<&Path> {
+        match &self.0 {
+            Place::Sqlite { path } => Some(path),
+            Place::MariaDb { .. } => None,
         }
     }
 }

@@ -3,6 +3,7 @@
 pub mod catalog;
 mod contract;
 mod fault;
+pub mod jobs;
 pub mod mariadb;
 pub mod mutation;
 pub mod peer;

@@ -135,7 +135,7 @@ fn create(site: &LocalSite, tag: &VolumeTag, size: u64) -> Result<Volume> {
     let image = OpenOptions::new().write(true).create_new(true).mode(0o600).open(folder.join(IMAGE)).map_err(fail)?;
     set_length(&image, size)?;
     image.sync_all().map_err(fail)?;
-    let volume = Volume { serial: serial(&id), id, tag: tag.clone(), size_bytes: size };
+    let volume = Volume { serial: Volume::serial_of(&id), id, tag: tag.clone(), size_bytes: size };
     save(&folder, &volume)?;
     sync_folder(&site.volumes)?;
     Ok(volume)
@@ -152,11 +152,6 @@ fn set_length(image: &std::fs::File, size: u64) -> Result<()> {
 
 fn save(folder: &Path, volume: &Volume) -> Result<()> {
     tracking::save(&DiskRecordFile::new(folder.join(RECORD)), &Record { format: FORMAT, volume: volume.clone() })
-}
-
-/// As a cloud's device says it: the first 20 hexadecimal digits of the id.
-fn serial(id: &VolumeId) -> String {
-    id.as_str().strip_prefix(PREFIX).unwrap_or(id.as_str()).chars().filter(char::is_ascii_hexdigit).take(20).collect()
 }
 
 fn existing(site: &LocalSite, id: &VolumeId) -> Result<(PathBuf, Volume)> {

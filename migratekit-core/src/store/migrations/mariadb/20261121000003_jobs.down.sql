@@ -1,5 +1,6 @@
 -- Back from: jobs, steps, logs, intents, events, runners.
 
+DROP TABLE IF EXISTS counters;
 DROP TABLE IF EXISTS runners;
 DROP TABLE IF EXISTS events;
 DROP TABLE IF EXISTS job_intents;

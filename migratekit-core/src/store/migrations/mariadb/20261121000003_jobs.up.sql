@@ -17,6 +17,8 @@ CREATE TABLE IF NOT EXISTS job_tracking (
     unreachable_since BIGINT COMMENT 'The other side cannot be reached since then.',
     pause_requested BOOLEAN NOT NULL DEFAULT 0 COMMENT 'Somebody asked it to pause.' CHECK (pause_requested IN (0, 1)),
     cancel_requested BOOLEAN NOT NULL DEFAULT 0 COMMENT 'Somebody asked it to end.' CHECK (cancel_requested IN (0, 1)),
+    undo_requested BOOLEAN NOT NULL DEFAULT 0 COMMENT 'A person had it undone after it needed attention.' CHECK (undo_requested IN (0, 1)),
+    pivot_crossed BOOLEAN NOT NULL DEFAULT 0 COMMENT 'Its pivot is committed: it only goes forward.' CHECK (pivot_crossed IN (0, 1)),
     created_at BIGINT NOT NULL COMMENT 'Asked for.',
     updated_at BIGINT NOT NULL COMMENT 'Last change of this row.',
     started_at BIGINT COMMENT 'First step began.',
@@ -116,7 +118,7 @@ CREATE TABLE IF NOT EXISTS job_intents (
 
 -- What happened, in order; written in the transaction of the change itself.
 CREATE TABLE IF NOT EXISTS events (
-    id BIGINT NOT NULL AUTO_INCREMENT COMMENT 'Rising; gaps are normal. Ids may become visible out of order: a reader re-reads a window behind its cursor.',
+    id BIGINT NOT NULL COMMENT 'Rising in the order of the commits: from `counters`.',
     at BIGINT NOT NULL COMMENT 'When.',
     kind VARCHAR(32) NOT NULL COMMENT 'Stable code: job_status, job_progress ..',
     job_id VARCHAR(64) COMMENT 'The job.',
@@ -143,3 +145,12 @@ CREATE TABLE IF NOT EXISTS runners (
     PRIMARY KEY (id),
     KEY `ix stopped_at,seen_at` (stopped_at, seen_at)
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin COMMENT='One process that runs jobs.';
+
+-- Numbers that rise in the order of the commits: the row is locked until the transaction ends.
+CREATE TABLE IF NOT EXISTS counters (
+    name VARCHAR(64) NOT NULL COMMENT 'What is counted.',
+    value BIGINT NOT NULL COMMENT 'The last number given.',
+    PRIMARY KEY (name)
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin COMMENT='Numbers that rise in the order of the commits: the row is locked until the transaction ends.';
+
+INSERT IGNORE INTO counters (name, value) VALUES ('events', 0);

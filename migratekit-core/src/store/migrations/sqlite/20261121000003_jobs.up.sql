@@ -32,6 +32,10 @@ CREATE TABLE IF NOT EXISTS job_tracking (
     pause_requested INTEGER NOT NULL DEFAULT 0 CHECK (pause_requested IN (0, 1)),
     -- Somebody asked it to end.
     cancel_requested INTEGER NOT NULL DEFAULT 0 CHECK (cancel_requested IN (0, 1)),
+    -- A person had it undone after it needed attention.
+    undo_requested INTEGER NOT NULL DEFAULT 0 CHECK (undo_requested IN (0, 1)),
+    -- Its pivot is committed: it only goes forward.
+    pivot_crossed INTEGER NOT NULL DEFAULT 0 CHECK (pivot_crossed IN (0, 1)),
     -- Asked for.
     created_at INTEGER NOT NULL,
     -- Last change of this row.
@@ -188,8 +192,8 @@ CREATE INDEX IF NOT EXISTS ix_job_intents__status__job_id ON job_intents (status
 
 -- What happened, in order; written in the transaction of the change itself.
 CREATE TABLE IF NOT EXISTS events (
-    -- Rising; gaps are normal. Ids may become visible out of order: a reader re-reads a window behind its cursor.
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    -- Rising in the order of the commits: from `counters`.
+    id INTEGER PRIMARY KEY,
     -- When.
     at INTEGER NOT NULL,
     -- Stable code: job_status, job_progress ..
@@ -231,3 +235,13 @@ CREATE TABLE IF NOT EXISTS runners (
 ) STRICT;
 
 CREATE INDEX IF NOT EXISTS ix_runners__stopped_at__seen_at ON runners (stopped_at, seen_at);
+
+-- Numbers that rise in the order of the commits: the row is locked until the transaction ends.
+CREATE TABLE IF NOT EXISTS counters (
+    -- What is counted.
+    name TEXT NOT NULL PRIMARY KEY CHECK (length(name) <= 64),
+    -- The last number given.
+    value INTEGER NOT NULL
+) STRICT;
+
+INSERT OR IGNORE INTO counters (name, value) VALUES ('events', 0);
