@@ -139,6 +139,24 @@ impl Runner {
         &self.shared.jobs
     }
 
+    /// Waits until this runner holds no job, and none is left that it would take.
+    ///
+    /// # Errors
+    /// Those of the catalog.
+    pub async fn idle(&self) -> Result<()> {
+        let mut pulse = self.shared.jobs.desk.pulse.listen();
+        loop {
+            pulse.mark_unchanged();
+            if self.shared.grips().is_empty() && recovery::free(&self.shared).await?.is_empty() {
+                return Ok(());
+            }
+            tokio::select! {
+                _ = pulse.changed() => {}
+                () = clock::sleep(self.shared.config.leases.look) => {}
+            }
+        }
+    }
+
     /// Stops in good order: takes no more jobs, tells its steps to end, lays its jobs down (see [`Orphans`]), gives back its leases.
     /// [`ErrorKind::Timeout`] when steps do not end within 90 s: their leases run out.
     pub async fn stop(self) -> Result<()> {
