@@ -128,11 +128,12 @@ impl Story {
 
     async fn replicate(&self, engine: &Engine, mode: ReplicationMode, cancel: &CancellationToken) -> Result<()> {
         let job = engine.replications().start(MACHINE, mode).await?;
+        let jobs = engine.jobs();
         let ended = tokio::select! {
-            ended = engine.jobs().wait(&job) => ended?,
+            ended = jobs.wait(&job) => ended?,
             () = cancel.cancelled() => {
-                engine.jobs().cancel(&job).await?;
-                engine.jobs().wait(&job).await?
+                jobs.cancel(&job).await?;
+                jobs.wait(&job).await?
             }
         };
         follow::verdict(&ended)?;

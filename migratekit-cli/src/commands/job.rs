@@ -7,7 +7,7 @@ use migratekit_core::Result;
 use crate::args::{Global, JobArgs, JobCommand, Output};
 use crate::commands::vm::with_cursor;
 use crate::ending::Ending;
-use crate::follow::{self, Follow};
+use crate::follow;
 use crate::table::{Table, dash, duration, facts, plain, when, when_or_dash};
 use crate::{output, place};
 

@@ -49,7 +49,7 @@ pub(super) fn cursor_of(time: Timestamp, id: &JobId) -> String {
 pub(super) fn read_cursor(text: &str) -> Result<(Timestamp, JobId)> {
     let (time, id) = text.split_once('.').ok_or_else(wrong_cursor)?;
     let time = time.parse().ok().and_then(|micros| Timestamp::from_micros(micros).ok()).ok_or_else(wrong_cursor)?;
-    Ok((time, id.parse().map_err(|e| wrong_cursor().with_source::<Error>(e))?))
+    Ok((time, id.parse().map_err(|e: Error| wrong_cursor().with_source(e))?))
 }
 
 #[cfg(test)]
