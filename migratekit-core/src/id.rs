@@ -1,6 +1,6 @@
 //! Names of things: a type for each kind of id, so that a job's id never stands where a context's is wanted.
 //!
-//! Text ids that we make are `PREFIX-UUID` with a UUID of version 7 (they sort by the time they were made); [`fresh`] is the only
+//! Text ids that we make are `PREFIX-UUID` with a UUID of version 7 (they sort by the time they were made); `fresh` is the only
 //! place that makes one. Text from outside is parsed: 1 to [`MAX_ID`] of `[0-9a-zA-Z._-]`, with the prefix of its kind, so that an id can
 //! stand in a path, an export's name and a log line as it is. Row ids are positive numbers that the catalog gives.
 

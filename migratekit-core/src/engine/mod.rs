@@ -54,7 +54,7 @@ pub use crate::inventory::{AddOutcome, Discovered};
 pub use crate::jobs::{Orphans, Recovered};
 
 use crate::credentials::Vault;
-use crate::jobs::{Jobs, Sagas};
+use crate::jobs::{Jobs, Sagas, Wanted};
 use crate::store::Store;
 
 /// A catalog, its key, and all that can be done with them. Clones share it.
@@ -71,7 +71,7 @@ struct Shared {
     orphans: Orphans,
     limits: Limits,
     /// The jobs of the runner of this process, while there is one.
-    live: Mutex<Option<Jobs>>,
+    live: Mutex<Option<(Jobs, Wanted)>>,
 }
 
 /// How much an engine does at once.

@@ -122,7 +122,9 @@ impl Replications {
     /// [`ErrorKind::Busy`], naming the job, while one of the VM is active; those of finding the VM.
     pub async fn start(&self, vm: &str, mode: ReplicationMode) -> Result<JobId> {
         let context = self.engine.contexts().find(vm).await?;
-        replication::start(&self.engine.desk(), &context.id, mode, None).await
+        let job = replication::start(&self.engine.desk(), &context.id, mode, None).await?;
+        self.engine.want(&job);
+        Ok(job)
     }
 
     /// Lets the interrupted replication of a VM go on from where it was; a running engine on this catalog takes it.
@@ -138,14 +140,16 @@ impl Replications {
         };
         let id = self.active(&context.id).await?.ok_or_else(none)?;
         let job = self.engine.desk().get(&id).await?;
-        match job.status {
-            JobStatus::Paused => self.engine.desk().resume(&id).await.map(|()| id),
-            JobStatus::Pending => Ok(id),
-            status => {
-                let text = "it does not wait for that";
-                Err(Error::new(ErrorKind::Busy, RESUME, text).with("job", &id).with("status", status))
+        match (job.status, &job.lease) {
+            (JobStatus::Paused, _) => self.engine.desk().resume(&id).await?,
+            (JobStatus::Pending | JobStatus::Running, None) => {}
+            (status, _) => {
+                let text = "it does not wait for that: somebody runs it, or it goes back";
+                return Err(Error::new(ErrorKind::Busy, RESUME, text).with("job", &id).with("status", status));
             }
         }
+        self.engine.want(&id);
+        Ok(id)
     }
 
     /// Asks the active replication of a VM to end; the last point stays as it was.

@@ -5,7 +5,8 @@ use std::sync::{Arc, PoisonError};
 use super::Engine;
 use super::reach::Sites;
 use crate::error::Result;
-use crate::jobs::{Jobs, Orphans, Recovered, Runner, RunnerConfig, SagaFactory, Sagas};
+use crate::jobs::{Jobs, Orphans, Recovered, Runner, RunnerConfig, SagaFactory, Sagas, Wanted};
+use crate::id::JobId;
 use crate::model::JobStatus;
 use crate::replication;
 use crate::store::Store;
@@ -48,10 +49,15 @@ impl Engine {
     /// # Errors
     /// Those of the catalog.
     pub async fn start(&self) -> Result<Running> {
-        let config =
-            RunnerConfig { jobs_at_once: self.shared.limits.jobs_at_once, orphans: self.shared.orphans, ..RunnerConfig::default() };
+        let wanted = Wanted::default();
+        let config = RunnerConfig {
+            jobs_at_once: self.shared.limits.jobs_at_once,
+            orphans: self.shared.orphans,
+            wanted: (self.shared.orphans == Orphans::LayDown).then(|| wanted.clone()),
+            ..RunnerConfig::default()
+        };
         let runner = Runner::start(self.store().clone(), self.shared.sagas.clone(), config).await?;
-        *self.shared.live.lock().unwrap_or_else(PoisonError::into_inner) = Some(runner.jobs().clone());
+        *self.shared.live.lock().unwrap_or_else(PoisonError::into_inner) = Some((runner.jobs().clone(), wanted));
         Ok(Running { engine: self.clone(), runner })
     }
 
@@ -65,7 +71,7 @@ impl Engine {
         if !self.desk().active().await?.iter().any(|job| in_hands(job.status)) {
             return Ok(None);
         }
-        let config = RunnerConfig { orphans: Orphans::LayDown, ..RunnerConfig::default() };
+        let config = RunnerConfig { orphans: Orphans::LayDown, wanted: Some(Wanted::default()), ..RunnerConfig::default() };
         let runner = Runner::start(self.store().clone(), self.shared.sagas.clone(), config).await?;
         let found = *runner.recovered();
         let idle = runner.idle().await;
@@ -77,6 +83,13 @@ impl Engine {
     /// The jobs: those of the runner of this process, when there is one, so that it learns at once of what is asked.
     pub(super) fn desk(&self) -> Jobs {
         let live = self.shared.live.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        live.unwrap_or_else(|| Jobs::new(self.store().clone(), self.shared.sagas.clone()))
+        live.map_or_else(|| Jobs::new(self.store().clone(), self.shared.sagas.clone()), |(jobs, _)| jobs)
+    }
+
+    /// This job was asked for here: a runner of this process takes it, even one that takes nothing else.
+    pub(super) fn want(&self, job: &JobId) {
+        if let Some((jobs, wanted)) = self.shared.live.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            wanted.add(job, jobs);
+        }
     }
 }

@@ -6,8 +6,8 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use super::context::Sign;
 use super::book::Book;
+use super::context::Sign;
 use super::lease::Stop;
 use super::{Progress, Saga, StepSpec};
 use crate::clock;
@@ -57,15 +57,15 @@ pub(super) async fn attend<T>(
     end
 }
 
-/// A panic in a step is that step's failure, not the runner's end.
-async fn caught<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+/// A panic in a saga's code is a failure of its job, not the runner's end.
+pub(super) async fn caught<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     let mut work = pin!(work);
     poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))) {
         Ok(polled) => polled,
         Err(panic) => {
             let said = panic.downcast_ref::<&str>().map(|s| (*s).to_owned()).or_else(|| panic.downcast_ref::<String>().cloned());
             let said = said.unwrap_or_else(|| "without words".to_owned());
-            Poll::Ready(Err(Error::new(ErrorKind::Internal, "run a step", "its code panicked").with("panic", said)))
+            Poll::Ready(Err(Error::new(ErrorKind::Internal, "run a saga", "its code panicked").with("panic", said)))
         }
     })
     .await
@@ -89,7 +89,11 @@ async fn listen(book: Book<'_>, step: &'static StepSpec, sign: &Sign, token: &Ca
     while ended.run_until_cancelled(clock::sleep(period)).await.is_some() {
         let (_, last) = sign.last();
         if !token.is_cancelled() && clock::now().saturating_duration_since(last) >= step.quiet {
-            tracing::warn!(step_name = step.name, seconds = step.quiet.as_secs(), "the step made no progress for its time and is told to end");
+            tracing::warn!(
+                step_name = step.name,
+                seconds = step.quiet.as_secs(),
+                "the step made no progress for its time and is told to end"
+            );
             book.grip.stop(Stop::Quiet);
             token.cancel();
         }

@@ -174,7 +174,8 @@ impl Book<'_> {
             let percent = page.journal.percent(page.job.percent, &self.weights(), progress.part);
             tx.jobs().show(&self.grip.job, percent).await?;
             saga.record(progress, &page.job, &tx).await?;
-            let data = json!({ "step": spec.name, "percent": percent, "bytes_done": progress.bytes_done, "bytes_total": progress.bytes_total });
+            let data =
+                json!({ "step": spec.name, "epoch": self.grip.epoch, "percent": percent, "bytes_done": progress.bytes_done, "bytes_total": progress.bytes_total });
             tx.events().append(&self.event(EventKind::JobProgress, &page.job, data)).await.map(|_| ())
         })
         .await
@@ -192,10 +193,9 @@ impl Book<'_> {
     }
 
     fn spec(&self, at: usize) -> Result<&'static StepSpec> {
-        self.definition
-            .steps
-            .get(at)
-            .ok_or_else(|| Error::new(ErrorKind::Internal, "run a job", "its journal names a step that its saga does not have").with("step", at))
+        self.definition.steps.get(at).ok_or_else(|| {
+            Error::new(ErrorKind::Internal, "run a job", "its journal names a step that its saga does not have").with("step", at)
+        })
     }
 
     fn weights(&self) -> Vec<u32> {
@@ -207,15 +207,7 @@ impl Book<'_> {
     }
 
     /// A step's change, the percent that follows from it, and the event of both.
-    async fn step(
-        &self,
-        tx: &Tx,
-        page: &Page,
-        at: usize,
-        on: StepTrigger,
-        attempt: Option<u32>,
-        failure: Option<&Failure>,
-    ) -> Result<()> {
+    async fn step(&self, tx: &Tx, page: &Page, at: usize, on: StepTrigger, attempt: Option<u32>, failure: Option<&Failure>) -> Result<()> {
         let Some(step) = page.steps.get(at) else { return Ok(()) };
         let to = step.status.next(on)?;
         let note = StepNote { attempt, error: failure.map(|failure| failure.message.as_str()) };
@@ -230,7 +222,7 @@ impl Book<'_> {
         }
         let data = json!({
             "step": step.name, "from": step.status, "to": to, "percent": percent,
-            "attempt": attempt.unwrap_or(step.attempt), "error_kind": failure.map(|failure| &failure.kind),
+            "epoch": self.grip.epoch, "attempt": attempt.unwrap_or(step.attempt), "error_kind": failure.map(|failure| &failure.kind),
         });
         tx.events().append(&self.event(EventKind::StepStatus, &page.job, data)).await.map(|_| ())
     }

@@ -42,7 +42,7 @@ mod tests {
         let mut watch = ClockWatch::new(now, wall);
         for ((seconds, wall_seconds), told) in [
             ((5, 5), None),
-            ((10, 69), None),           // 54 s ahead
+            ((10, 69), None), // 54 s ahead
             ((15, 200), Some(126)),
             ((20, 205), None),
             ((25, 210 - 3600), Some(-3600)),

@@ -121,7 +121,9 @@ impl StepContext {
         }
         Err(match self.grip.stopped() {
             Some(Stop::Lost) => fenced(&self.grip),
-            Some(Stop::Quiet) => Error::new(ErrorKind::Timeout, "run a step", "it made no progress for its time").with("step", self.step.name),
+            Some(Stop::Quiet) => {
+                Error::new(ErrorKind::Timeout, "run a step", "it made no progress for its time").with("step", self.step.name)
+            }
             _ => Error::new(ErrorKind::Cancelled, "run a step", "the job was asked to stop here").with("step", self.step.name),
         })
     }
@@ -197,8 +199,9 @@ impl StepContext {
 }
 
 fn encode<T: Serialize>(key: &'static str, value: &T) -> Result<serde_json::Value> {
-    serde_json::to_value(value)
-        .map_err(|e| Error::new(ErrorKind::Internal, "keep a value of a step", "it cannot be written as JSON").with("key", key).with_source(e))
+    serde_json::to_value(value).map_err(|e| {
+        Error::new(ErrorKind::Internal, "keep a value of a step", "it cannot be written as JSON").with("key", key).with_source(e)
+    })
 }
 
 fn decode<T: DeserializeOwned>(key: &'static str, value: serde_json::Value) -> Result<T> {

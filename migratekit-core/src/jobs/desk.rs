@@ -22,8 +22,8 @@ const AGAIN: Duration = Duration::from_millis(100);
 /// The longest such pause: short against a lease, so that a database that came back is used while the lease lives.
 const AGAIN_MAX: Duration = Duration::from_secs(2);
 
-/// How often a process that ends tries to say so to a catalog that cannot be reached.
-const LAST_WORDS: u32 = 3;
+/// How often a process that ends tries to say so to a catalog that cannot be reached: once, for as long as the catalog itself is patient.
+const LAST_WORDS: u32 = 1;
 
 /// The sagas that this program knows, one for each kind of job.
 #[derive(Clone, Default)]

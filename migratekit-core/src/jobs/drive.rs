@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use tracing::Instrument;
 
-use super::attend::{End, attend};
+use super::attend::{End, attend, caught};
 use super::book::{Book, Ended, Page};
 use super::context::{Sign, StepContext};
-use super::desk::Desk;
+use super::desk::{Desk, unreachable};
 use super::lease::{Grip, Stop, fenced};
 use super::saga::failure_of;
 use super::{Failure, Outcome, Saga, SagaDefinition, StepSpec};
@@ -54,16 +54,23 @@ pub(super) struct Drive {
 }
 
 impl Drive {
-    /// Drives the job until it rests. Errors are lost leases and a catalog that refuses; the rows say where the job is.
+    /// Drives the job until it rests. What the catalog or the saga's code refuses for good is left to a person; else the same would be
+    /// tried again for ever.
     pub(super) async fn run(self) -> Rest {
         let span = tracing::info_span!("job", job = %self.job.id, kind = %self.job.kind, epoch = %self.grip.epoch);
         async {
-            match self.drive().await {
-                Ok(rest) => rest,
-                Err(error) if error.kind() == ErrorKind::Fenced => {
-                    tracing::warn!(%error, "the job is no longer ours");
-                    Rest::Lost
-                }
+            let error = match caught(self.drive()).await {
+                Ok(rest) => return rest,
+                Err(error) => error,
+            };
+            if error.kind() == ErrorKind::Fenced || unreachable(&error) {
+                tracing::warn!(%error, "the job is no longer in our hands");
+                self.grip.stop(Stop::Lost);
+                return Rest::Lost;
+            }
+            tracing::error!(%error, "the job cannot go on; it is left to a person");
+            match self.give_up(&error).await {
+                Ok(_) => Rest::Settled,
                 Err(error) => {
                     tracing::error!(%error, "the job cannot be written to the catalog; its lease runs out");
                     self.grip.stop(Stop::Lost);
@@ -75,6 +82,13 @@ impl Drive {
         .await
     }
 
+    async fn give_up(&self, error: &Error) -> Result<bool> {
+        let definition = self.desk.sagas.get(self.job.kind)?.definition();
+        let book = Book { desk: &self.desk, grip: &self.grip, definition };
+        let failure = failure_of("job", error);
+        book.settle(None, JobTrigger::GiveUp, &Outcome::NeedsAttention(&failure)).await
+    }
+
     async fn drive(&self) -> Result<Rest> {
         let factory = self.desk.sagas.get(self.job.kind)?;
         let definition = factory.definition();
@@ -83,11 +97,7 @@ impl Drive {
         let loaded = rows_match(definition, &page).and_then(|()| factory.load(&page.job));
         match loaded {
             Ok(saga) => Line { drive: self, book, saga, definition, pause: self.desk.pace.pause }.follow().await,
-            Err(error) => {
-                let failure = failure_of("job", &error);
-                book.settle(None, JobTrigger::GiveUp, &Outcome::NeedsAttention(&failure)).await?;
-                Ok(Rest::Settled)
-            }
+            Err(error) => self.give_up(&error).await.map(|_| Rest::Settled),
         }
     }
 }
@@ -172,12 +182,10 @@ impl Line<'_> {
     /// Changes the job's status; `true` when it came to rest by that.
     async fn turn(&self, page: &Page, on: JobTrigger) -> Result<bool> {
         let saga = Some(self.saga.as_ref());
-        let known = || {
-            Failure {
-                step: page.job.failed_step.clone().unwrap_or_default(),
-                kind: page.job.error_kind.clone().unwrap_or_else(|| ErrorKind::Internal.code().to_owned()),
-                message: page.job.error_message.clone().unwrap_or_default(),
-            }
+        let known = || Failure {
+            step: page.job.failed_step.clone().unwrap_or_default(),
+            kind: page.job.error_kind.clone().unwrap_or_else(|| ErrorKind::Internal.code().to_owned()),
+            message: page.job.error_message.clone().unwrap_or_default(),
         };
         let undone = matches!(on, JobTrigger::UndoneAfterFailure | JobTrigger::UndoneAfterCancel | JobTrigger::UndoneByPerson);
         if undone && let Some(failure) = self.open_intent().await? {
@@ -256,14 +264,7 @@ impl Line<'_> {
         }
     }
 
-    fn context(
-        &self,
-        job: &Job,
-        step: &'static StepSpec,
-        row: StepId,
-        attempt: u32,
-        token: CancellationToken,
-    ) -> StepContext {
+    fn context(&self, job: &Job, step: &'static StepSpec, row: StepId, attempt: u32, token: CancellationToken) -> StepContext {
         let (desk, grip) = (Arc::clone(&self.drive.desk), Arc::clone(&self.drive.grip));
         StepContext { desk, grip, job: job.clone(), step, row, attempt, token, sign: Arc::new(Sign::new()) }
     }

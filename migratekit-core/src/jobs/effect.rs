@@ -12,11 +12,14 @@
 //! are chosen by the saga and are unique (with the job's id in them, or the disk's key), and `find` looks for exactly that name.
 
 use std::future::Future;
+use std::sync::Arc;
 
-use super::StepContext;
 use super::failpoint::Side;
+use super::lease::{Stop, fenced};
+use super::{Jobs, NewJob, StepContext};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{EffectMove, Intent, IntentTrigger, RemovalMove, effect_move, removal_move};
+use crate::id::JobId;
+use crate::model::{EffectMove, Intent, IntentTrigger, Job, JobStatus, RemovalMove, effect_move, removal_move};
 use crate::store::NewIntent;
 
 /// A thing outside, by which the world and the journal know it.
@@ -100,6 +103,43 @@ impl StepContext {
         Ok(true)
     }
 
+    /// Runs another job as a part of this one, and waits until it rests; `key` names it, so that it is begun once however often this step is.
+    /// It is cancelled, paused and continued with this job. What its end means is for the step to say.
+    pub async fn child(&self, key: &'static str, job: NewJob) -> Result<Job> {
+        let id = self.once(key, JobId::generate).await?;
+        let jobs = Jobs { desk: Arc::clone(&self.desk) };
+        match jobs.get(&id).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                self.check()?;
+                let job = NewJob { parent: Some(self.job.id.clone()), ..job };
+                match jobs.start_as(id.clone(), job, |_, _| async { Ok(()) }).await {
+                    // An earlier owner of this job may have begun it a moment ago.
+                    Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+                    _ => {}
+                }
+            }
+            Err(error) => return Err(error),
+            Ok(child) if child.status == JobStatus::Paused => jobs.resume(&id).await?,
+            Ok(_) => {}
+        }
+        let rested = jobs.wait_until(&id, &self.token, |child| {
+            self.alive();
+            !child.status.is_busy()
+        });
+        match (rested.await, self.grip.stopped()) {
+            (Err(_), Some(Stop::Cancel)) => {
+                jobs.cancel(&id, None).await?;
+                jobs.wait(&id, &self.grip.token).await
+            }
+            (Err(_), Some(Stop::Pause)) => {
+                // It may have come to rest, or be past its own point of return, meanwhile.
+                let _ = jobs.pause(&id).await;
+                Err(self.check().err().unwrap_or_else(|| fenced(&self.grip)))
+            }
+            (rested, _) => rested,
+        }
+    }
+
     /// The things that this job wrote down, in the order of writing.
     pub async fn things(&self) -> Result<Vec<Intent>> {
         self.desk.read(|tx| async move { tx.intents().of_job(&self.job.id).await }).await
@@ -110,15 +150,15 @@ impl StepContext {
     }
 
     async fn intend(&self, thing: &Thing) -> Result<()> {
-        let intent =
-            &NewIntent { job: &self.job.id, step: self.step.name, kind: thing.kind, name: &thing.name, epoch: self.grip.epoch };
+        let intent = &NewIntent { job: &self.job.id, step: self.step.name, kind: thing.kind, name: &thing.name, epoch: self.grip.epoch };
         self.commit_as("intend", |tx| async move { tx.intents().intend(intent).await }).await
     }
 
     async fn mark(&self, thing: &Thing, on: IntentTrigger, effect: Option<&str>) -> Result<()> {
         let act = if on == IntentTrigger::Effect { "effected" } else { "removed" };
         self.commit_as(act, |tx| async move {
-            let missing = || Error::new(ErrorKind::Internal, "write down what became of a thing", "it was never intended").with("name", &thing.name);
+            let missing =
+                || Error::new(ErrorKind::Internal, "write down what became of a thing", "it was never intended").with("name", &thing.name);
             let intent = tx.intents().find(&self.job.id, thing.kind, &thing.name).await?.ok_or_else(missing)?;
             tx.intents().mark(&intent, intent.status.next(on)?, effect).await
         })

@@ -107,7 +107,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for CatalogLayer {
             at: Timestamp::now(),
             level,
             message: cut(fields.message),
-            attrs: (!fields.rest.is_empty()).then(|| serde_json::Value::Object(fields.rest)),
+            attrs: (!fields.rest.is_empty()).then_some(serde_json::Value::Object(fields.rest)),
             job: links.job,
             step: links.step,
             phase: links.name,

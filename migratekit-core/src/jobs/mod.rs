@@ -45,6 +45,7 @@ mod recovery;
 mod renewal;
 mod runner;
 mod saga;
+mod signal;
 
 // What a saga is made of.
 pub use crate::store::JobFailure as Failure;
@@ -64,7 +65,8 @@ pub use failpoint::Failpoints;
 pub use failpoint::Hook;
 pub use lease::LeaseTimes;
 pub use recovery::{MONITOR, Recovered, STALE};
-pub use runner::{JOBS_AT_ONCE, Orphans, Runner, RunnerConfig};
+pub use runner::{JOBS_AT_ONCE, Orphans, Runner, RunnerConfig, Wanted};
+pub use signal::StopSignals;
 
 // The log in the catalog.
 pub use log::{CatalogLayer, LogWriter, catalog_log};

@@ -102,7 +102,9 @@ impl Jobs {
                 Ok(id.clone())
             }
             // Two came at once: the other one's row is there now.
-            Err(error) if error.kind() == ErrorKind::AlreadyExists && job.context.is_some() => Err(self.why_refused(job.context.as_ref(), error).await),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists && job.context.is_some() => {
+                Err(self.why_refused(job.context.as_ref(), error).await)
+            }
             Err(error) => Err(error),
         }
     }

@@ -7,11 +7,11 @@ use crate::clock;
 use crate::error::{Error, ErrorKind, Result, Retry};
 use crate::task::CancellationToken;
 
-/// How often a question is asked at most.
-const ATTEMPTS: u32 = 5;
+/// How often a question is asked at most: with the usual hint of a second that is half a minute, as long as a service takes to restart.
+const ATTEMPTS: u32 = 10;
 
-/// The first pause; it doubles.
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// The first pause; it doubles. An error's own hint may ask for more.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
 
 /// The longest pause: a source's own hint may ask for more, but a step must be able to end.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);

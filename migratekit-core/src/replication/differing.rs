@@ -35,7 +35,9 @@ pub(super) async fn differing(
     let (mut areas, mut gap) = (ExtentMap::new(), 64 * KIB);
     for window in ByteRange::between(0, common).pieces(block * WINDOW) {
         if cancel.is_cancelled() {
-            return Err(Error::new(ErrorKind::Cancelled, "compare a disk with its replica", "it was cancelled").with("offset", window.offset()));
+            return Err(
+                Error::new(ErrorKind::Cancelled, "compare a disk with its replica", "it was cancelled").with("offset", window.offset())
+            );
         }
         let (ours, theirs) = tokio::join!(
             source.digests(window, COMPARE_BLOCK, Algorithm::Blake3),

@@ -77,7 +77,11 @@ pub(super) fn plan(mode: ReplicationMode, now: &[DiskSpec], known: &[KnownDisk])
     }
     let held: BTreeMap<DiskKey, &HeldDisk> = known.iter().filter_map(|k| Some((k.key, k.held.as_ref()?))).collect();
     if mode == ReplicationMode::Incremental && held.is_empty() {
-        return Err(Error::new(ErrorKind::InvalidInput, PLAN, "an increment needs a point to add to, and there is none; replicate in full first"));
+        return Err(Error::new(
+            ErrorKind::InvalidInput,
+            PLAN,
+            "an increment needs a point to add to, and there is none; replicate in full first",
+        ));
     }
     let (mut disks, mut keys) = (Vec::new(), BTreeSet::new());
     for spec in now {
@@ -95,10 +99,14 @@ fn plan_disk(mode: ReplicationMode, spec: &DiskSpec, held: Option<&HeldDisk>) ->
     let planned = |fate, sync, since| PlannedDisk { key: spec.key, capacity_bytes: spec.capacity_bytes, fate, sync, since };
     let Some(held) = held else { return Ok(planned(DiskFate::New, SyncType::Full, None)) };
     if spec.capacity_bytes < held.capacity_bytes {
-        return Err(Error::new(ErrorKind::Changed, "plan a replication", "a disk became smaller, so it is another disk under the same key")
-            .with("disk", spec.key)
-            .with("size_was", held.capacity_bytes)
-            .with("size_is", spec.capacity_bytes));
+        return Err(Error::new(
+            ErrorKind::Changed,
+            "plan a replication",
+            "a disk became smaller, so it is another disk under the same key",
+        )
+        .with("disk", spec.key)
+        .with("size_was", held.capacity_bytes)
+        .with("size_is", spec.capacity_bytes));
     }
     let fate = if spec.capacity_bytes > held.capacity_bytes { DiskFate::Grown } else { DiskFate::Same };
     Ok(match (&held.change_id, mode) {

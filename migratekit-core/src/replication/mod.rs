@@ -28,10 +28,22 @@
 mod again;
 mod differing;
 mod disks;
+mod finish;
+mod moving;
+mod open;
 mod pass;
+mod reader;
+mod records;
+mod saga;
+mod setup;
+mod start;
 mod world;
 
 pub use self::differing::COMPARE_BLOCK;
 pub use self::disks::{DiskFate, Plan, PlannedDisk};
+pub use self::moving::DISKS_AT_ONCE;
 pub use self::pass::DiskDone;
+pub use self::reader::{OpenPoint, open_point};
+pub use self::saga::{DEFINITION, ReplicationInput, Replications, STEPS};
+pub use self::start::start;
 pub use self::world::{Reach, SourceMachine};

@@ -203,6 +203,9 @@ async fn run_all(cx: &StepContext, passes: Vec<DiskPass>) -> Result<Vec<DiskDone
 }
 
 fn tell(cx: &StepContext, disks: &[Arc<DiskProgress>]) {
-    let (done, total) = disks.iter().map(|disk| disk.bytes()).fold((0_u64, 0_u64), |sum, disk| (sum.0.saturating_add(disk.0), sum.1.saturating_add(disk.1)));
+    let (done, total) = disks
+        .iter()
+        .map(|disk| disk.bytes())
+        .fold((0_u64, 0_u64), |sum, disk| (sum.0.saturating_add(disk.0), sum.1.saturating_add(disk.1)));
     cx.progress(Progress::bytes(done, total));
 }

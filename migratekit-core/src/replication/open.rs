@@ -1,15 +1,22 @@
 //! The volumes of a replication, opened: known again, locked, older epochs shut out.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::records::{Known, KnownReplica};
 use super::saga::Replication;
-use crate::block::{FileDisk, OpenOptions};
+use crate::block::{BoxFuture, FileDisk, OpenOptions};
+use crate::clock;
 use crate::copy::{Ends, FileSite, Holding, Point, PointName, Replica, ReplicaOptions, ReplicaSite};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::DiskKey;
 use crate::jobs::StepContext;
 use crate::platform::{Target, VolumePlace, check_blank};
+use crate::task::CancellationToken;
+
+/// How long is waited for a volume that somebody holds, and how often it is tried.
+const HOLD_TIME: Duration = Duration::from_secs(10);
+const HOLD_TRY: Duration = Duration::from_millis(50);
 
 impl Replication {
     /// The replica of a disk, opened and kept open until the job lets go. `capacity`: the disk's size for a first pass.
@@ -17,7 +24,14 @@ impl Replication {
     /// # Errors
     /// `Busy`: another process holds the volume. `ForeignContent`, `Mismatch`: it is not what was committed to it, or holds bytes although
     /// nothing was ever written. `Fenced`: a newer runner wrote it.
-    pub(super) async fn replica(&self, cx: &StepContext, target: &dyn Target, known: &Known, key: DiskKey, capacity: u64) -> Result<Replica> {
+    pub(super) async fn replica(
+        &self,
+        cx: &StepContext,
+        target: &dyn Target,
+        known: &Known,
+        key: DiskKey,
+        capacity: u64,
+    ) -> Result<Replica> {
         let mut open = self.open.lock().await;
         if let Some(replica) = open.get(&key) {
             return Ok(replica.clone());
@@ -50,12 +64,15 @@ impl Replication {
 async fn open_replica(cx: &StepContext, target: &dyn Target, known: &KnownReplica, capacity: u64) -> Result<Replica> {
     let place = target.open_volume(&known.volume).await?;
     let site = site_of(&place)?;
-    let size = known.committed.as_ref().map_or(capacity, |committed| committed.capacity_bytes);
-    let committed = known.committed.as_ref().map(|c| c.point()).transpose()?;
-    let options = ReplicaOptions { identity: place.volume.id.to_string(), size, committed };
-    let replica = match known.committed {
-        Some(_) => Replica::open(site, options).await?,
-        None => open_empty(cx, site, &place, options).await?,
+    let replica = match &known.committed {
+        Some(committed) => {
+            let options = committed.options(&place)?;
+            when_free(cx.token(), || Box::pin(Replica::open(Arc::clone(&site), options.clone()))).await?
+        }
+        None => {
+            let options = ReplicaOptions { identity: place.volume.id.to_string(), size: capacity, committed: None };
+            open_empty(cx, site, &place, options).await?
+        }
     };
     let highest = replica.ledger().highest_epoch();
     if highest > cx.epoch().get() {
@@ -70,7 +87,7 @@ async fn open_replica(cx: &StepContext, target: &dyn Target, known: &KnownReplic
 /// A volume no point was ever committed to. What a pass of this job wrote is continued; what another pass left does not count.
 async fn open_empty(cx: &StepContext, site: Arc<dyn ReplicaSite>, place: &VolumePlace, options: ReplicaOptions) -> Result<Replica> {
     let ours: Option<PointName> = cx.recall("point").await?;
-    let replica = Replica::open(Arc::clone(&site), options.clone()).await?;
+    let replica = when_free(cx.token(), || Box::pin(Replica::open(Arc::clone(&site), options.clone()))).await?;
     let holds_other = match replica.holding() {
         Holding::Nothing => false,
         Holding::Point(point) => Some(&point) != ours.as_ref(),
@@ -104,7 +121,26 @@ pub(super) struct Committed {
 }
 
 impl Committed {
-    pub(super) fn point(&self) -> Result<Point> {
-        Ok(Point { name: self.name.clone(), ends: Ends::from_hex(&self.first_digest, &self.last_digest)? })
+    pub(super) fn options(&self, place: &VolumePlace) -> Result<ReplicaOptions> {
+        let point = Point { name: self.name.clone(), ends: Ends::from_hex(&self.first_digest, &self.last_digest)? };
+        Ok(ReplicaOptions { identity: place.volume.id.to_string(), size: self.capacity_bytes, committed: Some(point) })
+    }
+}
+
+/// Opens a volume as soon as whoever held it lets go: a process that died a moment ago does so when its last request has ended.
+///
+/// # Errors
+/// `Busy`, with the pid that holds it, after [`HOLD_TIME`].
+async fn when_free<'a>(cancel: &CancellationToken, mut open: impl FnMut() -> BoxFuture<'a, Result<Replica>>) -> Result<Replica> {
+    let end = clock::now() + HOLD_TIME;
+    loop {
+        match open().await {
+            Err(error) if error.kind() == ErrorKind::Busy && clock::now() < end => {
+                if cancel.run_until_cancelled(clock::sleep(HOLD_TRY)).await.is_none() {
+                    return Err(error);
+                }
+            }
+            other => return other,
+        }
     }
 }

@@ -38,9 +38,19 @@ pub(super) struct KnownReplica {
 impl Known {
     /// The replica of a disk. [`ErrorKind::NotFound`] when it has no volume.
     pub(super) fn replica(&self, key: DiskKey) -> Result<&KnownReplica> {
-        self.replicas.get(&key).ok_or_else(|| {
-            Error::new(ErrorKind::NotFound, "find the volume of a disk", "the catalog knows none").with("disk", key)
-        })
+        self.replicas
+            .get(&key)
+            .ok_or_else(|| Error::new(ErrorKind::NotFound, "find the volume of a disk", "the catalog knows none").with("disk", key))
+    }
+
+    /// The disks that hold a point, those the source has no more included.
+    pub(super) fn committed_keys(&self) -> Vec<DiskKey> {
+        self.replicas.iter().filter(|(_, replica)| replica.committed.is_some()).map(|(key, _)| *key).collect()
+    }
+
+    /// The volumes and what is committed to them, by disk.
+    pub(super) fn replicas(&self) -> impl Iterator<Item = (DiskKey, &KnownReplica)> {
+        self.replicas.iter().map(|(key, replica)| (*key, replica))
     }
 
     /// The point that is committed and perhaps not yet in the volumes.
@@ -48,9 +58,9 @@ impl Known {
         self.point.as_ref().map(|(point, _)| point).filter(|point| point.status == PointStatus::Committed)
     }
 
-    /// The committed point's id.
-    pub(super) fn point_id(&self) -> Option<&PointId> {
-        self.point.as_ref().map(|(point, _)| &point.id)
+    /// The newest point, committed or in the volumes.
+    pub(super) fn point(&self) -> Option<&Point> {
+        self.point.as_ref().map(|(point, _)| point)
     }
 
     /// Bytes the last pass moved of a disk.
@@ -135,19 +145,20 @@ pub(super) async fn looked(tx: &Tx, context: &ContextId, machine: &Machine, plan
 
 /// A volume was made by this job.
 pub(super) async fn volume_made(tx: &Tx, job: &JobId, volume: &Volume) -> Result<()> {
-    let new = NewVolume {
-        id: &volume.id,
-        context: &volume.tag.context,
-        disk: volume.tag.disk,
-        size_bytes: volume.size_bytes,
-        made_by: job,
-    };
+    let new =
+        NewVolume { id: &volume.id, context: &volume.tag.context, disk: volume.tag.disk, size_bytes: volume.size_bytes, made_by: job };
     tx.replicas().add_volume(&new).await
 }
 
 /// A volume grew.
 pub(super) async fn volume_grown(tx: &Tx, volume: &Volume) -> Result<()> {
     tx.replicas().resize_volume(&volume.id, volume.size_bytes).await
+}
+
+/// A point grew with its volume.
+pub(super) async fn point_grown(tx: &Tx, point: &crate::copy::Point, key: DiskKey, size: u64) -> Result<()> {
+    let (first, last) = point.ends.to_hex();
+    tx.replicas().grow_point_disk(&point.name.as_str().parse()?, key, size, &first, &last).await
 }
 
 /// A volume was removed.
@@ -170,9 +181,11 @@ pub(super) async fn commit_point(tx: &Tx, new: &NewPoint) -> Result<()> {
     let rows = tx.replicas().disks(&new.context).await?;
     let mut disks = Vec::new();
     for done in &new.disks {
-        let (row, volume) = rows.iter().find(|row| row.spec.key == done.key).and_then(|row| Some((row, row.volume.clone()?))).ok_or_else(|| {
-            Error::new(ErrorKind::Internal, "commit a point", "a disk of it has no volume").with("disk", done.key)
-        })?;
+        let (row, volume) = rows
+            .iter()
+            .find(|row| row.spec.key == done.key)
+            .and_then(|row| Some((row, row.volume.clone()?)))
+            .ok_or_else(|| Error::new(ErrorKind::Internal, "commit a point", "a disk of it has no volume").with("disk", done.key))?;
         disks.push(PointDisk {
             point: new.id.clone(),
             disk: row.id,
@@ -230,9 +243,8 @@ fn history(new: &NewPoint, done: &DiskDone, row: &Disk, moved: u64) -> CbtEntry 
 /// The volumes hold the committed point.
 pub(super) async fn applied(tx: &Tx, context: &ContextId, id: &PointId) -> Result<()> {
     let found = tx.replicas().point(context).await?.map(|(point, _)| point).filter(|point| point.id == *id);
-    let point = found.ok_or_else(|| {
-        Error::new(ErrorKind::Internal, "mark a point as applied", "it is not the VM's newest").with("point", id)
-    })?;
+    let point =
+        found.ok_or_else(|| Error::new(ErrorKind::Internal, "mark a point as applied", "it is not the VM's newest").with("point", id))?;
     tx.replicas().applied(&point).await?;
     tell(tx, EventKind::PointApplied, context, Some(&point.job), json!({ "point": id })).await
 }
@@ -247,11 +259,11 @@ pub(super) async fn settle(outcome: &Outcome<'_>, job: &Job, tx: &Tx) -> Result<
     let Some(id) = &job.context else {
         return Err(Error::new(ErrorKind::Internal, "end a replication", "its job is of no VM").with("job", &job.id));
     };
-    let status = outcome.status();
+    let status = status_of(outcome);
     let point = tx.replicas().point(id).await?;
     let failure = match outcome {
         Outcome::Failed(failure) | Outcome::NeedsAttention(failure) => Some(*failure),
-        Outcome::Completed | Outcome::Cancelled => None,
+        Outcome::Completed | Outcome::Cancelled | Outcome::RolledBack => None,
     };
     let trigger = ReplicationTrigger::of_end(status)
         .ok_or_else(|| Error::new(ErrorKind::Internal, "end a replication", "its job has not come to rest").with("status", status))?;
@@ -263,6 +275,16 @@ pub(super) async fn settle(outcome: &Outcome<'_>, job: &Job, tx: &Tx) -> Result<
     };
     tx.replications().end(&job.id, &end).await?;
     stand(tx, id, job, status, point).await
+}
+
+fn status_of(outcome: &Outcome<'_>) -> JobStatus {
+    match outcome {
+        Outcome::Completed => JobStatus::Completed,
+        Outcome::Failed(_) => JobStatus::Failed,
+        Outcome::Cancelled => JobStatus::Cancelled,
+        Outcome::RolledBack => JobStatus::RolledBack,
+        Outcome::NeedsAttention(_) => JobStatus::NeedsAttention,
+    }
 }
 
 async fn stand(tx: &Tx, id: &ContextId, job: &Job, status: JobStatus, point: Option<(Point, Vec<PointDisk>)>) -> Result<()> {

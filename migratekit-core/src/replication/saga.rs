@@ -133,11 +133,11 @@ impl Saga for Replication {
         })
     }
 
-    fn settle<'a>(&'a self, outcome: &'a Outcome<'a>, job: &'a Job, tx: &'a mut Tx) -> BoxFuture<'a, Result<()>> {
+    fn settle<'a>(&'a self, outcome: &'a Outcome<'a>, job: &'a Job, tx: &'a Tx) -> BoxFuture<'a, Result<()>> {
         Box::pin(records::settle(outcome, job, tx))
     }
 
-    fn record<'a>(&'a self, progress: Progress, job: &'a Job, tx: &'a mut Tx) -> BoxFuture<'a, Result<()>> {
+    fn record<'a>(&'a self, progress: Progress, job: &'a Job, tx: &'a Tx) -> BoxFuture<'a, Result<()>> {
         Box::pin(records::progress(progress, job, tx))
     }
 }

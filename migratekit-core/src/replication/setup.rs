@@ -4,22 +4,22 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 
 use super::again::again;
-use super::disks::{self, DiskFate, Plan, PlannedDisk};
+use super::disks::{self, Plan, PlannedDisk};
 use super::open::site_of;
-use super::records::{self, Known};
+use super::records::{self, Known, KnownReplica};
 use super::saga::Replication;
-use crate::copy::{Decision, PointName, Spool};
+use crate::copy::{Decision, PointName, Replica, Spool};
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{PointId, VolumeId};
+use crate::id::{DiskKey, PointId, VolumeId};
 use crate::jobs::{StepContext, Thing};
 use crate::model::SyncType;
-use crate::platform::{Machine, SnapshotListed, Target, Volume, VolumeTag};
+use crate::platform::{Machine, SnapshotListed, Target, VolumeTag};
 
 impl Replication {
     /// What the catalog knows of the VM.
     pub(super) async fn know(&self, cx: &StepContext) -> Result<Known> {
         let context = cx.context()?;
-        cx.store().read(|conn| async move { records::known(&conn, context).await }).await
+        cx.store().read("read what is known of a VM", |tx| async move { records::known(&tx, context).await }).await
     }
 
     /// The plan of this job, made once.
@@ -38,7 +38,7 @@ impl Replication {
         let machine = again(cx.token(), || at.source.describe(&at.machine)).await?;
         same_machine(&known, &machine)?;
         refuse_foreign(&again(cx.token(), || at.source.snapshots(&at.machine)).await?, &machine)?;
-        let plan = disks::plan(self.input.mode, &machine.disks, &known.disks_of_plan())?;
+        let plan = disks::plan(self.input.mode, &machine.disks, &known.disks_of_plan()?)?;
         let plan = cx.once("plan", || plan).await?;
         let (machine, plan) = (&machine, &plan);
         cx.commit(|tx| async move { records::looked(&tx, cx.context()?, machine, plan).await }).await
@@ -49,24 +49,39 @@ impl Replication {
         let known = self.know(cx).await?;
         let target = &*self.reach.target(&known.context).await?;
         let mut rooms: BTreeMap<u64, Room> = BTreeMap::new();
+        for (key, replica) in known.replicas().filter(|(_, replica)| replica.committed.is_some()) {
+            cx.check()?;
+            let there = target.open_volume(&replica.volume).await?.volume.size_bytes;
+            if replica.committed.as_ref().is_some_and(|committed| committed.capacity_bytes < there) {
+                self.grow(cx, target, replica, key, there).await?;
+            }
+        }
+        let known = self.know(cx).await?;
+        for key in known.committed_keys() {
+            cx.check()?;
+            self.settle_earlier(cx, target, &known, key).await?;
+        }
         for disk in &self.plan(cx).await?.disks {
             cx.check()?;
-            if known.replica(disk.key).is_ok_and(|replica| replica.committed.is_some()) {
-                self.settle_earlier(cx, target, &known, disk).await?;
-                let place = target.open_volume(&known.replica(disk.key)?.volume).await?;
+            if let Some(replica) = known.replica(disk.key).ok().filter(|replica| replica.committed.is_some()) {
+                let place = target.open_volume(&replica.volume).await?;
                 let device = std::fs::metadata(&place.records).map_err(|e| Error::from_io("look for room", e))?.dev();
                 let free = site_of(&place)?.free_bytes().await?;
                 let room = rooms.entry(device).or_insert(Room { at: place.records.display().to_string(), free, needs: 0 });
                 room.needs = room.needs.saturating_add(expected(&known, disk));
             }
         }
+        if let Some(point) = known.unfinished_point() {
+            let (id, context) = (&point.id, cx.context()?);
+            cx.commit(|tx| async move { records::applied(&tx, context, id).await }).await?;
+        }
         rooms.values().try_for_each(|room| Spool::check_room(&room.at, room.needs, room.free))
     }
 
-    async fn settle_earlier(&self, cx: &StepContext, target: &dyn Target, known: &Known, disk: &PlannedDisk) -> Result<()> {
-        let replica = self.replica(cx, target, known, disk.key, disk.capacity_bytes).await?;
+    async fn settle_earlier(&self, cx: &StepContext, target: &dyn Target, known: &Known, key: DiskKey) -> Result<()> {
+        let replica = self.replica(cx, target, known, key, 0).await?;
         let Some(pending) = replica.pending() else { return Ok(()) };
-        let committed = known.replica(disk.key)?.committed.as_ref().map(|c| c.name.clone());
+        let committed = known.replica(key)?.committed.as_ref().map(|c| c.name.clone());
         let ours: Option<PointName> = cx.recall("point").await?;
         let decision = match committed {
             Some(point) if point == pending.point => Decision::Committed(point),
@@ -84,11 +99,7 @@ impl Replication {
             cx.check()?;
             match known.replica(disk.key) {
                 Err(_) => self.make_volume(cx, target, &known, disk).await?,
-                Ok(replica) if replica.volume.size_bytes < disk.capacity_bytes => {
-                    self.forget(disk.key).await;
-                    self.grow_volume(cx, target, &replica.volume, disk).await?;
-                }
-                Ok(_) => {}
+                Ok(replica) => self.grow(cx, target, replica, disk.key, disk.capacity_bytes).await?,
             }
         }
         Ok(())
@@ -97,11 +108,9 @@ impl Replication {
     async fn make_volume(&self, cx: &StepContext, target: &dyn Target, known: &Known, disk: &PlannedDisk) -> Result<()> {
         let tag = VolumeTag { context: known.context.id.clone(), disk: disk.key };
         let id = cx
-            .effect(
-                &volume_thing(&tag),
-                async { Ok(target.find_volume(&tag).await?.map(|volume| volume.id.to_string())) },
-                async { Ok(target.create_volume(&tag, disk.capacity_bytes).await?.id.to_string()) },
-            )
+            .effect(&volume_thing(&tag), async { Ok(target.find_volume(&tag).await?.map(|volume| volume.id.to_string())) }, async {
+                Ok(target.create_volume(&tag, disk.capacity_bytes).await?.id.to_string())
+            })
             .await?;
         let made = target.find_volume(&tag).await?.filter(|volume| volume.id.as_str() == id);
         let made = &made.ok_or_else(|| {
@@ -110,9 +119,17 @@ impl Replication {
         cx.commit(|tx| async move { records::volume_made(&tx, cx.job(), made).await }).await
     }
 
-    async fn grow_volume(&self, cx: &StepContext, target: &dyn Target, volume: &Volume, disk: &PlannedDisk) -> Result<()> {
-        let grown = &target.resize_volume(&volume.id, disk.capacity_bytes).await?;
-        cx.commit(|tx| async move { records::volume_grown(&tx, grown).await }).await
+    /// Makes the volume of a disk, and the point in it, so large. Nothing is done when they are; what an interruption left is finished.
+    async fn grow(&self, cx: &StepContext, target: &dyn Target, replica: &KnownReplica, key: DiskKey, size: u64) -> Result<()> {
+        if replica.volume.size_bytes < size {
+            let grown = &target.resize_volume(&replica.volume.id, size).await?;
+            cx.commit(|tx| async move { records::volume_grown(&tx, grown).await }).await?;
+        }
+        let Some(committed) = replica.committed.as_ref().filter(|committed| committed.capacity_bytes < size) else { return Ok(()) };
+        self.forget(key).await;
+        let place = target.open_volume(&replica.volume).await?;
+        let point = &Replica::grow(site_of(&place)?, &committed.options(&place)?, size).await.map_err(|e| e.with("disk", key))?;
+        cx.commit(|tx| async move { records::point_grown(&tx, point, key, size).await }).await
     }
 
     pub(super) async fn configure(&self, cx: &StepContext) -> Result<()> {
@@ -137,9 +154,7 @@ impl Replication {
         for intent in made {
             let tag = tag_of(&intent.name)?;
             let find = async { Ok(target.find_volume(&tag).await?.map(|volume| volume.id.to_string())) };
-            let remove = |id: String| {
-                                async move { target.remove_volume(&id.parse::<VolumeId>()?).await.map(|_| ()) }
-            };
+            let remove = |id: String| async move { target.remove_volume(&id.parse::<VolumeId>()?).await.map(|_| ()) };
             cx.remove(&volume_thing(&tag), find, remove).await?;
             let tag = &tag;
             cx.commit(|tx| async move { records::volume_gone(&tx, tag).await }).await?;
@@ -172,7 +187,10 @@ fn volume_thing(tag: &VolumeTag) -> Thing {
 }
 
 fn tag_of(name: &str) -> Result<VolumeTag> {
-    let wrong = || Error::new(ErrorKind::Mismatch, "read the name of a volume", "the journal's text is not what this program writes").with("name", name);
+    let wrong = || {
+        Error::new(ErrorKind::Mismatch, "read the name of a volume", "the journal's text is not what this program writes")
+            .with("name", name)
+    };
     let (context, disk) = name.split_once('/').ok_or_else(wrong)?;
     Ok(VolumeTag { context: context.parse()?, disk: disk.parse()? })
 }
@@ -207,10 +225,4 @@ pub(super) fn refuse_foreign(found: &[SnapshotListed], machine: &Machine) -> Res
 /// What an earlier step of this job must have written down.
 pub(super) fn missing(what: &'static str) -> Error {
     Error::new(ErrorKind::Internal, "run a step of a replication", "an earlier step left nothing").with("what", what)
-}
-
-/// Whether a disk is copied straight into its volume.
-#[must_use]
-pub(super) fn is_direct(disk: &PlannedDisk) -> bool {
-    disk.fate == DiskFate::New
 }

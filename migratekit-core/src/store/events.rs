@@ -47,7 +47,8 @@ impl Events<'_> {
         let raise = "UPDATE counters SET value = value + 1 WHERE name = 'events'";
         self.0.sql(APPEND, raise).run_found("the counter of events is missing; the schema is not complete").await?;
         let read = "SELECT value FROM counters WHERE name = 'events'";
-        let id: EventId = self.0.sql(APPEND, read).one("the counter of events is missing; the schema is not complete", |row| row.number("value")).await?;
+        let id: EventId =
+            self.0.sql(APPEND, read).one("the counter of events is missing; the schema is not complete", |row| row.number("value")).await?;
         let text = format!(
             "INSERT INTO events (id, at, kind, job_id, context_id, payload) VALUES (?, {}, ?, ?, ?, ?)",
             dialect::now(self.0.backend())

@@ -223,7 +223,9 @@ impl Jobs<'_> {
         let text = format!("UPDATE job_tracking SET {sets} WHERE id = ? AND status = ?");
         let statement = self.0.sql("change a job's status", text).bind(to.code()).bind(note.next_action);
         if statement.bind(id).bind(from.code()).run().await? == 0 {
-            return Err(Error::new(ErrorKind::Changed, "change a job's status", "it is not what it was").with("job", id).with("from", from));
+            return Err(Error::new(ErrorKind::Changed, "change a job's status", "it is not what it was")
+                .with("job", id)
+                .with("from", from));
         }
         match note.failure {
             Some(failure) => self.fail(id, failure).await,
@@ -267,7 +269,8 @@ impl Jobs<'_> {
 
     /// Raises the percent; a lower one is ignored.
     pub async fn show(&self, id: &JobId, percent: Percent) -> Result<()> {
-        let text = "UPDATE job_tracking SET percent_complete = CASE WHEN percent_complete < ? THEN ? ELSE percent_complete END WHERE id = ?";
+        let text =
+            "UPDATE job_tracking SET percent_complete = CASE WHEN percent_complete < ? THEN ? ELSE percent_complete END WHERE id = ?";
         self.0.sql("write progress down", text).bind(percent).bind(percent).bind(id).run_found("there is no such job").await
     }
 
@@ -287,12 +290,9 @@ fn job(row: &Row) -> Result<Job> {
     let kind: JobKind = row.parse("operation")?;
     let lease = match row.parse_or_none::<RunnerId>("lease_owner")? {
         None => None,
-        Some(owner) => Some(Lease {
-            owner,
-            epoch: row.number("epoch")?,
-            until: row.time("lease_until")?,
-            renewals: row.number("lease_renewals")?,
-        }),
+        Some(owner) => {
+            Some(Lease { owner, epoch: row.number("epoch")?, until: row.time("lease_until")?, renewals: row.number("lease_renewals")? })
+        }
     };
     let percent: u8 = row.number("percent_complete")?;
     Ok(Job {

@@ -1,7 +1,7 @@
 //! The program's log (`log_events`), and what jobs tell their readers (`job_execution_log`): written in batches, read by the job.
 
-use super::row::Row;
 use super::Tx;
+use super::row::Row;
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::id::{JobId, LogId, StepId};
@@ -82,8 +82,7 @@ impl Logs<'_> {
 
     /// The program's log above `after`, in order; at most 500.
     pub async fn after(&self, after: Option<LogId>) -> Result<Vec<LogEvent>> {
-        let text =
-            format!("SELECT id, job_id, step_id, level, message, attrs, ts FROM log_events WHERE id > ? ORDER BY id LIMIT {PAGE}");
+        let text = format!("SELECT id, job_id, step_id, level, message, attrs, ts FROM log_events WHERE id > ? ORDER BY id LIMIT {PAGE}");
         let read = |row: &Row| {
             Ok(LogEvent {
                 id: row.number("id")?,

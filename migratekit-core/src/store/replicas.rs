@@ -3,7 +3,6 @@
 
 use super::row::Row;
 use super::{Tx, dialect};
-use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ContextId, DiskKey, JobId, PointId, VolumeId};
 use crate::model::{
@@ -64,7 +63,17 @@ impl Replicas<'_> {
 
     /// Writes down a disk as the source describes it; one that is known keeps its row, its volume and its change id.
     pub async fn see_disk(&self, context: &ContextId, spec: &DiskSpec) -> Result<()> {
-        let columns = ["vm_dk_path", "datastore", "unit_number", "label", "capacity_bytes", "provisioning_type", "disk_uuid", "removed_at", "updated_at"];
+        let columns = [
+            "vm_dk_path",
+            "datastore",
+            "unit_number",
+            "label",
+            "capacity_bytes",
+            "provisioning_type",
+            "disk_uuid",
+            "removed_at",
+            "updated_at",
+        ];
         let text = format!(
             "INSERT INTO vm_disks (vm_context_id, disk_id, vm_dk_path, datastore, unit_number, label, capacity_bytes, provisioning_type, \
              disk_uuid, removed_at, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, {now}, {now}){upsert}",
@@ -78,7 +87,10 @@ impl Replicas<'_> {
 
     /// The source has this disk no more; its replica is kept.
     pub async fn lose_disk(&self, context: &ContextId, key: DiskKey) -> Result<()> {
-        let text = format!("UPDATE vm_disks SET removed_at = COALESCE(removed_at, {0}), updated_at = {0} WHERE vm_context_id = ? AND disk_id = ?", self.now());
+        let text = format!(
+            "UPDATE vm_disks SET removed_at = COALESCE(removed_at, {0}), updated_at = {0} WHERE vm_context_id = ? AND disk_id = ?",
+            self.now()
+        );
         self.0.sql("mark a disk as removed", text).bind(context).bind(key).run_found("there is no such disk").await
     }
 
@@ -162,13 +174,15 @@ impl Replicas<'_> {
              SELECT ?, ?, ?, COALESCE(MAX(seq), 0) + 1, ?, ?, ?, ?, {} FROM replica_points WHERE vm_context_id = ?",
             self.now()
         );
-        let statement = self.0.sql("commit a point", text).bind(&new.id).bind(&new.context).bind(&new.job).bind(PointStatus::Committed.code());
+        let statement =
+            self.0.sql("commit a point", text).bind(&new.id).bind(&new.context).bind(&new.job).bind(PointStatus::Committed.code());
         statement.bind(new.quiesced).bind(new.taken_at).bind(new.disk_count).bind(&new.context).run().await?;
         for disk in disks {
             let text = "INSERT INTO replica_point_disks (point_id, vm_disk_id, disk_key, volume_id, change_id, capacity_bytes, first_digest, \
                  last_digest, pass, spool, applied) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
             let statement = self.0.sql("commit a point", text).bind(&disk.point).bind(disk.disk).bind(disk.key).bind(&disk.volume);
-            let statement = statement.bind(disk.change_id.as_ref()).bind(disk.capacity_bytes).bind(&disk.first_digest).bind(&disk.last_digest);
+            let statement =
+                statement.bind(disk.change_id.as_ref()).bind(disk.capacity_bytes).bind(&disk.first_digest).bind(&disk.last_digest);
             statement.bind(&disk.pass).bind(disk.spool.as_ref()).bind(disk.applied).run().await?;
         }
         Ok(())
@@ -188,7 +202,8 @@ impl Replicas<'_> {
 
     /// A disk of a point grew, by zeros: its size and its last block are others now. Size in bytes, digest in hexadecimal digits.
     pub async fn grow_point_disk(&self, point: &PointId, key: DiskKey, capacity_bytes: u64, first: &str, last: &str) -> Result<()> {
-        let text = "UPDATE replica_point_disks SET capacity_bytes = ?, first_digest = ?, last_digest = ? WHERE point_id = ? AND disk_key = ?";
+        let text =
+            "UPDATE replica_point_disks SET capacity_bytes = ?, first_digest = ?, last_digest = ? WHERE point_id = ? AND disk_key = ?";
         let statement = self.0.sql("store that a disk of a point grew", text).bind(capacity_bytes).bind(first).bind(last);
         statement.bind(point).bind(key).run_found("the point has no such disk").await
     }

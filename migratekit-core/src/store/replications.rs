@@ -188,7 +188,8 @@ impl Replications<'_> {
     /// The snapshot of a replication at the source, and the change ids of its first disk.
     pub async fn marks(&self, job: &JobId, snapshot: &str, first: Option<(DiskKey, &str, Option<&str>)>) -> Result<()> {
         let text = "UPDATE replication_jobs SET snapshot_id = ?, change_id = ?, previous_change_id = ? WHERE id = ?";
-        let statement = self.0.sql("store a replication's marks", text).bind(snapshot).bind(first.map(|f| f.1)).bind(first.and_then(|f| f.2));
+        let statement =
+            self.0.sql("store a replication's marks", text).bind(snapshot).bind(first.map(|f| f.1)).bind(first.and_then(|f| f.2));
         statement.bind(job).run_found("there is no such replication").await
     }
 

@@ -39,9 +39,7 @@ impl Runners<'_> {
     /// Writes a runner down.
     pub async fn insert(&self, runner: &NewRunner<'_>) -> Result<()> {
         let now = dialect::now(self.0.backend());
-        let text = format!(
-            "INSERT INTO runners (id, host, pid, version, started_at, seen_at) VALUES (?, ?, ?, ?, {now}, {now})"
-        );
+        let text = format!("INSERT INTO runners (id, host, pid, version, started_at, seen_at) VALUES (?, ?, ?, ?, {now}, {now})");
         let statement = self.0.sql("register a runner", text).bind(runner.id).bind(runner.host).bind(runner.pid);
         statement.bind(env!("CARGO_PKG_VERSION")).run().await.map(|_| ())
     }

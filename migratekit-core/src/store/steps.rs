@@ -33,7 +33,8 @@ impl Steps<'_> {
     /// Writes the steps of a new job down by their names, in their order.
     pub async fn insert(&self, job: &JobId, names: &[&str]) -> Result<()> {
         let rows = vec!["(?, ?, ?, ?)"; names.len()].join(", ");
-        let mut statement = self.0.sql("write a job's steps down", format!("INSERT INTO job_steps (job_id, name, seq, status) VALUES {rows}"));
+        let mut statement =
+            self.0.sql("write a job's steps down", format!("INSERT INTO job_steps (job_id, name, seq, status) VALUES {rows}"));
         for (sequence, name) in names.iter().enumerate() {
             statement = statement.bind(job).bind(*name).bind(sequence).bind(StepStatus::Pending.code());
         }
@@ -49,13 +50,10 @@ impl Steps<'_> {
     /// Changes the status, provided it is `from` ([`ErrorKind::Changed`] if not).
     pub async fn change(&self, id: StepId, from: StepStatus, to: StepStatus, note: &StepNote<'_>) -> Result<()> {
         let now = dialect::now(self.0.backend());
-        let times = if to.is_busy() {
-            format!("started_at = {now}, completed_at = NULL")
-        } else {
-            format!("completed_at = {now}")
-        };
-        let text =
-            format!("UPDATE job_steps SET status = ?, attempt = COALESCE(?, attempt), error_message = ?, {times} WHERE id = ? AND status = ?");
+        let times = if to.is_busy() { format!("started_at = {now}, completed_at = NULL") } else { format!("completed_at = {now}") };
+        let text = format!(
+            "UPDATE job_steps SET status = ?, attempt = COALESCE(?, attempt), error_message = ?, {times} WHERE id = ? AND status = ?"
+        );
         let statement = self.0.sql("change a step's status", text).bind(to.code()).bind(note.attempt).bind(note.error);
         match statement.bind(id).bind(from.code()).run().await? {
             0 => Err(Error::new(ErrorKind::Changed, "change a step's status", "it is not what it was").with("step", id)),

@@ -9,6 +9,7 @@ pub mod mutation;
 pub mod peer;
 pub mod platform;
 mod recorder;
+pub mod replication;
 mod rng;
 pub mod volatile;
 

@@ -28,7 +28,10 @@ fn on_sqlite_every_place_once_and_twice() {
         let (forward, back, failing) = everywhere(store, 1).await;
         println!("{forward:?}\n{back:?}\n{failing:?}");
         assert_eq!((forward.complaints, back.complaints, failing.complaints), (vec![], vec![], vec![]));
-        assert!(forward.places > 40 && forward.crashes > forward.places && forward.completed == forward.places, "the harness saw too little");
+        assert!(
+            forward.places > 40 && forward.crashes > forward.places && forward.completed == forward.places,
+            "the harness saw too little"
+        );
         assert!(back.places > 30 && back.crashes == back.places && back.undone == back.places, "the harness saw too little");
         assert!(failing.places > 20 && failing.crashes == failing.places && failing.undone > 5 && failing.completed > 5);
     });

@@ -71,7 +71,7 @@ fn read(folder: &Path) -> Result<Option<Volume>> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return refuse(ErrorKind::NotFound, "the volume's file is gone"),
         other => other.map_err(|e| Error::from_io(READ, e).with("path", folder.display()))?.len(),
     };
-    // An interrupted resize leaves a file longer than its record says; it is the record that counts, and the next resize mends it.
+    // An interrupted resize leaves a file longer than its record says; it is the record that counts.
     if length < volume.size_bytes {
         return refuse(ErrorKind::Changed, "the volume's file is shorter than its record says");
     }
@@ -217,7 +217,13 @@ fn open(site: &LocalSite, expected: &Volume) -> Result<VolumePlace> {
     if found.size_bytes < expected.size_bytes {
         return refuse("it is smaller than it was");
     }
-    Ok(VolumePlace { volume: found, path: folder.join(IMAGE), records: folder })
+    let path = folder.join(IMAGE);
+    // A resize that was interrupted left a file longer than the volume; nothing was ever kept there.
+    let fail = |e| Error::from_io("open a volume", e).with("volume", &expected.id);
+    if std::fs::metadata(&path).map_err(fail)?.len() > found.size_bytes {
+        OpenOptions::new().write(true).open(&path).and_then(|image| image.set_len(found.size_bytes)).map_err(fail)?;
+    }
+    Ok(VolumePlace { volume: found, path, records: folder })
 }
 
 impl Target for LocalSite {

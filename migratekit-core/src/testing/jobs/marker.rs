@@ -22,9 +22,7 @@ use crate::block::BoxFuture;
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ContextId, JobId};
-use crate::jobs::{
-    Jobs, NewJob, Outcome, Progress, Saga, SagaDefinition, SagaFactory, Sagas, StepContext, StepEnd, StepSpec, Thing,
-};
+use crate::jobs::{Jobs, NewJob, Outcome, Progress, Saga, SagaDefinition, SagaFactory, Sagas, StepContext, StepEnd, StepSpec, Thing};
 use crate::model::{Job, JobKind, JobStatus};
 use crate::store::{Store, Tx};
 
@@ -139,7 +137,9 @@ impl MarkerWorld {
         match job.status {
             JobStatus::Completed if mine != [published.clone()] => wrong.push(format!("completed, but the world holds {mine:?}")),
             JobStatus::Completed | JobStatus::NeedsAttention => {}
-            JobStatus::Failed | JobStatus::Cancelled if !mine.is_empty() => wrong.push(format!("{}, but the world holds {mine:?}", job.status)),
+            JobStatus::Failed | JobStatus::Cancelled if !mine.is_empty() => {
+                wrong.push(format!("{}, but the world holds {mine:?}", job.status))
+            }
             JobStatus::Failed | JobStatus::Cancelled => {}
             status => wrong.push(format!("it has not come to rest: {status}")),
         }
