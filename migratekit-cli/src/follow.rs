@@ -82,8 +82,13 @@ pub(crate) fn verdict(job: &Job) -> Result<()> {
             let next = job.next_action.as_deref().unwrap_or("look at the job's log");
             error(kind(), format!("{why}; it cannot go on by itself: {next}"))
         }
-        JobStatus::Cancelled | JobStatus::RolledBack => error(ErrorKind::Cancelled, "it was cancelled, and what it made is undone".to_owned()),
-        status => error(ErrorKind::Cancelled, format!("it is {status}: this process ended before it; `migratekit replicate resume VM` continues it")),
+        JobStatus::Cancelled | JobStatus::RolledBack => {
+            error(ErrorKind::Cancelled, "it was cancelled, and what it made is undone".to_owned())
+        }
+        status => error(
+            ErrorKind::Cancelled,
+            format!("it is {status}: this process ended before it; `migratekit replicate resume VM` continues it"),
+        ),
     }
 }
 

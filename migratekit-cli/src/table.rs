@@ -27,8 +27,9 @@ impl Table {
         }
         let titles: Vec<String> = self.titles.iter().map(ToString::to_string).collect();
         let all: Vec<&Vec<String>> = std::iter::once(&titles).chain(&self.rows).collect();
-        let widths: Vec<usize> =
-            (0..titles.len()).map(|column| all.iter().filter_map(|row| row.get(column)).map(|c| c.chars().count()).max().unwrap_or(0)).collect();
+        let widths: Vec<usize> = (0..titles.len())
+            .map(|column| all.iter().filter_map(|row| row.get(column)).map(|c| c.chars().count()).max().unwrap_or(0))
+            .collect();
         let line = |row: &&Vec<String>| {
             let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
             cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()

@@ -1,8 +1,8 @@
 //! `migratekit job`: whatever runs, looked at, followed, ended.
 
+use migratekit_core::Result;
 use migratekit_core::engine::{JobDetail, JobFilter, JobLine, Page};
 use migratekit_core::model::JobLogLine;
-use migratekit_core::Result;
 
 use crate::args::{Global, JobArgs, JobCommand, Output};
 use crate::commands::vm::with_cursor;

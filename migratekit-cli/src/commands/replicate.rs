@@ -5,11 +5,11 @@
 
 use std::time::Duration;
 
+use migratekit_core::Result;
 use migratekit_core::engine::{Engine, Page, ReplicationLine, ReplicationReport};
 use migratekit_core::id::JobId;
 use migratekit_core::model::ReplicationMode;
 use migratekit_core::units::ByteSize;
-use migratekit_core::Result;
 
 use crate::args::{Global, ReplicateArgs, ReplicateCommand, ReplicateStart};
 use crate::commands::vm::with_cursor;

@@ -1,8 +1,8 @@
 //! `migratekit vm`: machines found, taken under management, looked at, let go.
 
-use migratekit_core::engine::{AddOutcome, Added, ContextDetail, ContextLine, DiskLine, Discovered, Page, Which};
-use migratekit_core::units::ByteSize;
 use migratekit_core::Result;
+use migratekit_core::engine::{AddOutcome, Added, ContextDetail, ContextLine, Discovered, DiskLine, Page, Which};
+use migratekit_core::units::ByteSize;
 
 use crate::args::{Global, VmArgs, VmCommand};
 use crate::table::{Table, dash, facts, plain, when, when_or_dash};
@@ -20,9 +20,7 @@ pub(crate) async fn run(global: &Global, args: VmArgs) -> Result<()> {
             output::result(global, &added, |all| added_table(all))?;
             migratekit_core::engine::verdict(&added)
         }
-        VmCommand::List { limit, after } => {
-            output::result(global, &engine.contexts().list(limit, after.as_deref()).await?, listed)
-        }
+        VmCommand::List { limit, after } => output::result(global, &engine.contexts().list(limit, after.as_deref()).await?, listed),
         VmCommand::Show { vm } => output::result(global, &engine.contexts().detail(&vm).await?, shown),
         VmCommand::Disks { vm } => output::result(global, &engine.contexts().detail(&vm).await?.disks, |all| disks(all)),
         VmCommand::Remove { vm, with_volumes } => {
@@ -109,7 +107,10 @@ fn shown(vm: &ContextDetail) -> String {
         ("id", Some(context.id.to_string())),
         ("status", Some(context.status.to_string())),
         ("source", Some(format!("{}: {}", context.source_host, context.vm_path))),
-        ("hardware", Some(format!("{} CPUs, {}, {}, power {}", context.cpu_count, ByteSize(context.memory_bytes), context.os, context.power))),
+        (
+            "hardware",
+            Some(format!("{} CPUs, {}, {}, power {}", context.cpu_count, ByteSize(context.memory_bytes), context.os, context.power)),
+        ),
         ("job", vm.active_job.as_ref().map(ToString::to_string)),
         ("ready for failover", Some(ready)),
         ("last point", vm.point.as_ref().map(|point| format!("{} of {}, {}", point.id, when(point.taken_at), point.status))),
@@ -126,7 +127,9 @@ fn disks(all: &[DiskLine]) -> String {
             disk.key.to_string(),
             disk.label.clone(),
             ByteSize(disk.capacity_bytes).to_string(),
-            disk.volume.as_ref().map_or_else(dash, |volume| volume.path.as_ref().map_or_else(|| volume.id.to_string(), |p| p.display().to_string())),
+            disk.volume
+                .as_ref()
+                .map_or_else(dash, |volume| volume.path.as_ref().map_or_else(|| volume.id.to_string(), |p| p.display().to_string())),
             disk.change_id.clone().unwrap_or_else(dash),
             if disk.removed_at.is_some() { format!("{} (removed from the VM)", disk.path) } else { disk.path.clone() },
         ]);

@@ -18,7 +18,9 @@ fn home_with(disks: &[u64]) -> Home {
 }
 
 fn assert_replica(home: &Home, context: &str) {
-    for (number, replica) in home.replicas("web-01").iter().enumerate() {
+    let replicas = home.replicas("web-01");
+    assert!(!replicas.is_empty(), "{context}: there is no replica");
+    for (number, replica) in replicas.iter().enumerate() {
         assert_equal(&home.machine("web-01").join(format!("{number}.img")), replica, context);
     }
 }
@@ -36,7 +38,8 @@ fn assert_nothing_left(home: &Home) {
     assert_eq!(home.json(&["job", "list", "--active"])["items"].as_array().unwrap().len(), 0, "a job holds the VM");
     for replica in home.replicas("web-01") {
         let beside = replica.parent().unwrap();
-        let spools: Vec<_> = std::fs::read_dir(beside).unwrap().map(|e| e.unwrap().path()).filter(|p| p.to_string_lossy().contains("spool")).collect();
+        let spools: Vec<_> =
+            std::fs::read_dir(beside).unwrap().map(|e| e.unwrap().path()).filter(|p| p.to_string_lossy().contains("spool")).collect();
         assert!(spools.is_empty(), "spools are left: {spools:?}");
     }
 }
@@ -61,7 +64,8 @@ fn full_then_incremental_and_everything_is_told() {
     let moved = show["bytes_transferred"].as_u64().unwrap();
     assert!((3000..=256 * 1024).contains(&moved), "{moved} bytes moved for 3000 changed");
     let list = home.json(&["replicate", "list", "--vm", "web-01"]);
-    let modes: Vec<_> = list["items"].as_array().unwrap().iter().map(|r| (r["mode"].as_str().unwrap(), r["status"].as_str().unwrap())).collect();
+    let modes: Vec<_> =
+        list["items"].as_array().unwrap().iter().map(|r| (r["mode"].as_str().unwrap(), r["status"].as_str().unwrap())).collect();
     assert_eq!(modes, [("auto", "completed"), ("full", "completed"), ("incremental", "failed")]);
     assert_nothing_left(&home);
 }
@@ -72,8 +76,8 @@ fn events_are_one_json_object_a_line_and_the_report_comes_last() {
     let text = home.succeed(&["replicate", "web-01", "--watch", "--output", "json"]);
     let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let kinds: Vec<_> = lines.iter().map(|line| line["kind"].as_str().unwrap()).collect();
-    assert_eq!((kinds.first(), kinds.last()), (Some(&"job_created"), Some(&"report")), "{kinds:?}");
-    for needed in ["job_status", "step_status", "point_committed"] {
+    assert_eq!(kinds.last(), Some(&"report"), "{kinds:?}");
+    for needed in ["job_created", "job_status", "step_status", "point_committed"] {
         assert!(kinds.contains(&needed), "{kinds:?}");
     }
     let ids: Vec<_> = lines.iter().filter_map(|line| line["id"].as_i64()).collect();
@@ -82,7 +86,10 @@ fn events_are_one_json_object_a_line_and_the_report_comes_last() {
     // The same again from another process, after the end.
     assert!(home.succeed(&["job", "watch", &job]).contains("completed"));
     let detail = home.json(&["job", "show", &job]);
-    assert!(detail["steps"].as_array().unwrap().iter().all(|step| ["completed", "skipped"].contains(&step["status"].as_str().unwrap())), "{detail}");
+    assert!(
+        detail["steps"].as_array().unwrap().iter().all(|step| ["completed", "skipped"].contains(&step["status"].as_str().unwrap())),
+        "{detail}"
+    );
     home.succeed(&["job", "log", &job]);
 }
 

@@ -103,7 +103,7 @@ impl Home {
     /// The files that hold a VM's replica, by disk.
     pub fn replicas(&self, vm: &str) -> Vec<PathBuf> {
         let disks = self.json(&["vm", "disks", vm]);
-        disks.as_array().unwrap().iter().map(|disk| PathBuf::from(disk["volume"]["path"].as_str().unwrap())).collect()
+        disks.as_array().unwrap().iter().filter_map(|disk| disk["volume"]["path"].as_str()).map(PathBuf::from).collect()
     }
 
     /// Starts a command in the background, its output in files.

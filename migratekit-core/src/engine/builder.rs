@@ -79,6 +79,8 @@ impl EngineBuilder {
         };
         let vault = vault.map_err(|e| e.with("catalog", store.url()))?;
         let orphans = self.orphans.unwrap_or(Orphans::Continue);
-        Ok(Engine { shared: Arc::new(Shared { sagas: running::sagas(&store)?, store, vault, orphans, limits: self.limits, live: Mutex::default() }) })
+        Ok(Engine {
+            shared: Arc::new(Shared { sagas: running::sagas(&store)?, store, vault, orphans, limits: self.limits, live: Mutex::default() }),
+        })
     }
 }

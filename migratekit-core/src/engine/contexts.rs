@@ -153,9 +153,7 @@ pub fn verdict(added: &[Added]) -> Result<()> {
     });
     match refused {
         None => Ok(()),
-        Some((name, why)) => {
-            Err(Error::new(ErrorKind::Unsupported, "take a VM under management", why.clone()).with("machine", name))
-        }
+        Some((name, why)) => Err(Error::new(ErrorKind::Unsupported, "take a VM under management", why.clone()).with("machine", name)),
     }
 }
 
@@ -233,8 +231,8 @@ impl Contexts {
             let size = volumes.iter().find(|volume| Some(&volume.id) == disk.volume.as_ref()).map_or(0, |volume| volume.size_bytes);
             lines.push(line(disk, size, target.as_ref().ok()).await);
         }
-        let ready_for_failover = context.status == ContextStatus::ReadyForFailover
-            || point.as_ref().is_some_and(|point| point.status == PointStatus::Applied);
+        let ready_for_failover =
+            context.status == ContextStatus::ReadyForFailover || point.as_ref().is_some_and(|point| point.status == PointStatus::Applied);
         Ok(ContextDetail { ready_for_failover, point, active_job, disks: lines, context })
     }
 

@@ -239,7 +239,9 @@ impl Credentials {
 }
 
 fn unread(name: &str, kind: &str) -> Error {
-    Error::new(ErrorKind::Unsupported, "look at a source", "this version reads machines of local sites only").with("name", name).with("kind", kind)
+    Error::new(ErrorKind::Unsupported, "look at a source", "this version reads machines of local sites only")
+        .with("name", name)
+        .with("kind", kind)
 }
 
 fn missing(name: &str) -> Error {

@@ -81,7 +81,9 @@ pub struct ReplicationRow {
 }
 
 const REPLICATION: &str = "SELECT id, vm_context_id, source_vm_name, replication_type, status, CAST(progress_percent AS SIGNED) AS percent, \
-                           bytes_transferred, point_id, error_message, created_at, started_at, completed_at FROM replication_jobs";
+                           bytes_transferred, point_id, error_message, created_at, started_at, completed_at, \
+                           (SELECT CAST(COALESCE(SUM(h.bytes_transferred), 0) AS SIGNED) FROM cbt_history h \
+                           WHERE h.job_id = replication_jobs.id) AS bytes_kept FROM replication_jobs";
 
 impl Tx {
     /// Jobs and replications in lists.
@@ -184,7 +186,8 @@ fn replication(row: &Row) -> Result<ReplicationRow> {
         mode: row.parse("replication_type")?,
         status: row.parse("status")?,
         percent: Percent::capped(row.number("percent")?),
-        bytes_transferred: row.number("bytes_transferred")?,
+        // Progress is written once a second at most; what the point says is exact.
+        bytes_transferred: row.number::<u64>("bytes_transferred")?.max(row.number("bytes_kept")?),
         point: row.parse_or_none("point_id")?,
         error_message: row.text_or_none("error_message")?,
         created_at: row.time("created_at")?,

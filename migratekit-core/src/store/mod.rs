@@ -26,9 +26,9 @@ mod home;
 mod migrate;
 mod open;
 mod pool;
-#[allow(dead_code, reason = "for the repositories that follow")]
 mod replicas;
 mod replications;
+#[allow(dead_code, reason = "for the repositories that follow")]
 mod row;
 #[allow(dead_code, reason = "for the repositories that follow")]
 mod session;
@@ -39,13 +39,13 @@ mod value;
 
 mod events;
 mod facts;
-mod saved;
-mod sealed;
 mod intents;
-mod jobs;
 mod job_lists;
+mod jobs;
 mod logs;
 mod runners;
+mod saved;
+mod sealed;
 mod steps;
 mod vms;
 
@@ -57,13 +57,13 @@ pub use jobs::{JobFailure, JobNote, Jobs, NewJob};
 pub use logs::{Logs, NewLogLine};
 pub use migrate::{Migration, SchemaStatus};
 pub use open::{Store, StoreOptions};
-pub use saved::{CloudConfigs, Credentials, NewCloudConfig, NewVmwareCredential, Sites};
-pub use sealed::{SealedColumn, SealedSecrets};
 pub use replicas::{NewVolume, Replicas};
 pub use replications::{NewContext, ReplicationEnd, Replications, VmLook};
 pub use runners::{NewRunner, Runners};
+pub use saved::{CloudConfigs, Credentials, NewCloudConfig, NewVmwareCredential, Sites};
+pub use sealed::{SealedColumn, SealedSecrets};
 pub use session::Tx;
 pub(crate) use statement::Statement;
 pub use steps::{StepNote, Steps};
-pub use vms::{VmRow, Vms};
 pub use url::{Backend, StoreUrl};
+pub use vms::{VmRow, Vms};

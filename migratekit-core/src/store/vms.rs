@@ -1,7 +1,7 @@
 //! VMs under management as lists show them, found by name or by their source, and let go.
 
-use super::row::Row;
 use super::Tx;
+use super::row::Row;
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::id::{ContextId, JobId};

@@ -1,8 +1,8 @@
 //! What is refused, each by its own text; and what a failed or cancelled pass leaves: nothing.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 
 use migratekit_core::model::{ContextStatus, JobStatus, ReplicationMode};
 use migratekit_core::testing::platform::FaultySource;
