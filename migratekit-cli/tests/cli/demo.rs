@@ -68,7 +68,7 @@ fn it_takes_a_disk_without_touching_it_and_keeps_what_it_made() {
     assert_eq!(std::fs::metadata(&given).unwrap().modified().unwrap(), modified);
     assert!(told.contains(&format!("Kept in {}", kept.display())), "{told}");
     let disk = kept.join("site/machines/demo/disk.img");
-    let volumes: Vec<_> = std::fs::read_dir(kept.join("site/volumes")).unwrap().map(|e| e.unwrap().path()).collect();
+    let volumes: Vec<_> = std::fs::read_dir(kept.join("site/volumes")).unwrap().map(|e| e.unwrap().path()).filter(|p| p.is_dir()).collect();
     assert_eq!(volumes.len(), 1, "{volumes:?}");
     assert_equal(&disk, &volumes[0].join("disk.img"), "disk and replica");
     let changed = std::fs::read(&disk).unwrap() != std::fs::read(&given).unwrap();
