@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long fuzz bench build fmt doc toolchain
+.PHONY: help demo test test-long fuzz bench bench-catalog build fmt doc toolchain
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 BIN := $(TARGET)/release/migratekit
@@ -28,6 +28,11 @@ fuzz: toolchain ## The fuzz targets for minutes instead of seconds (SECONDS_EACH
 bench: build ## Ours against the peers, interleaved; fails on a miss (ROUNDS=9, CASES=a,b, OUT=file.json)
 	@scripts/install-test-peers
 	@python3 -B scripts/bench.py --bin "$(BIN)" $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(CASES),--cases $(CASES)) --json "$(or $(OUT),$(TARGET)/bench.json)"
+	@$(if $(CASES),,$(MAKE) --no-print-directory bench-catalog)
+
+bench-catalog: toolchain ## Pages of a catalog with 1,000,000 jobs on both databases; fails above 50 ms (about 5 minutes)
+	@scripts/install-test-peers
+	@cargo run --release --locked --quiet --package migratekit-core --example catalog_scale -- --full
 
 build: toolchain ## The release binary
 	@cargo build --release --locked --package migratekit-cli

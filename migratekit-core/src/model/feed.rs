@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::messages::{Action, Category, Severity, scrub, step_words};
 use super::summary::Said;
-use super::{JobKind, JobStatus, Percent};
+use super::{ContextStatus, JobKind, JobStatus, OsFamily, Percent, PowerState};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ContextId, JobId};
@@ -210,6 +210,73 @@ impl FeedPage {
             next: next.map(|row| FeedCursor { created_at: row.created_at, id: row.id.clone() }),
         }
     }
+}
+
+/// Where a page of contexts ended. Its text is opaque to callers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ContextCursor {
+    /// The last VM's name.
+    pub vm_name: String,
+    /// Its context, which decides among those of one name.
+    pub id: ContextId,
+}
+
+impl fmt::Display for ContextCursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The id has no `~`, so the name may.
+        write!(f, "{}~{}", self.id, self.vm_name)
+    }
+}
+
+impl FromStr for ContextCursor {
+    type Err = Error;
+    fn from_str(text: &str) -> Result<Self> {
+        text.split_once('~')
+            .and_then(|(id, vm_name)| Some(ContextCursor { vm_name: vm_name.to_owned(), id: id.parse().ok()? }))
+            .ok_or_else(|| Error::new(ErrorKind::InvalidInput, "read a page's cursor", "it was not given by an earlier page of machines"))
+    }
+}
+
+impl TryFrom<String> for ContextCursor {
+    type Error = Error;
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+impl From<ContextCursor> for String {
+    fn from(cursor: ContextCursor) -> String {
+        cursor.to_string()
+    }
+}
+
+/// One VM in a list: what a person wants to see of it at once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContextItem {
+    /// The context.
+    pub context_id: ContextId,
+    /// The VM's name.
+    pub vm_name: String,
+    /// Its source: a vCenter's host name, or a local site's name.
+    pub source_host: String,
+    /// Where it stands.
+    pub status: ContextStatus,
+    /// Its operating system.
+    pub os: OsFamily,
+    /// Whether the source ran when it was last looked at.
+    pub power: PowerState,
+    /// Its newest job.
+    pub last_job: Option<FeedItem>,
+}
+
+/// A page of VMs, by name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContextPage {
+    /// The VMs.
+    pub items: Vec<ContextItem>,
+    /// Where the next page begins; none when this is the last.
+    pub next: Option<ContextCursor>,
 }
 
 #[cfg(test)]

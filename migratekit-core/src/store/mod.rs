@@ -39,10 +39,12 @@ mod value;
 
 mod events;
 mod facts;
+mod feed;
 mod intents;
 mod job_lists;
 mod jobs;
 mod logs;
+mod retention;
 mod runners;
 mod saved;
 mod sealed;
@@ -51,6 +53,7 @@ mod vms;
 
 pub use events::{Events, NewEvent};
 pub use facts::Facts;
+pub use feed::Feed;
 pub use intents::{Intents, NewIntent};
 pub use job_lists::{JobLists, JobRow, JobSearch, ReplicationRow};
 pub use jobs::{JobFailure, JobNote, Jobs, NewJob};
@@ -59,6 +62,7 @@ pub use migrate::{Migration, SchemaStatus};
 pub use open::{Store, StoreOptions};
 pub use replicas::{NewVolume, Replicas};
 pub use replications::{NewContext, ReplicationEnd, Replications, VmLook};
+pub use retention::{BATCH, Retention, Swept};
 pub use runners::{NewRunner, Runners};
 pub use saved::{CloudConfigs, Credentials, NewCloudConfig, NewVmwareCredential, Sites};
 pub use sealed::{SealedColumn, SealedSecrets};

@@ -11,6 +11,7 @@ pub mod platform;
 mod recorder;
 pub mod replication;
 mod rng;
+pub mod scale;
 pub mod volatile;
 
 pub use self::contract::check_contract;

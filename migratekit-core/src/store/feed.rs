@@ -1,0 +1,237 @@
+//! What people look at most: the feed of jobs, the active jobs, the VMs with their last job; and the summary of a VM's last operation.
+//!
+//! Each page is asked for by where the last one ended, so a page costs the same however deep it lies: the database goes down one index and
+//! stops. No query here reads a table whole; a test asks both databases for their plans.
+
+use super::Tx;
+use super::row::Row;
+use crate::clock::Timestamp;
+use crate::error::Result;
+use crate::id::{ContextId, JobId};
+use crate::model::{
+    ContextCursor, ContextItem, ContextPage, FEED_PAGE, FeedCursor, FeedItem, FeedPage, FeedRow, JobStatus, OperationSummary,
+};
+
+/// The most active jobs that a page of them is chosen from: twice as many VMs as one catalog is measured with.
+const MOST_ACTIVE: u32 = 20_000;
+
+/// An id that sorts behind every id.
+const LAST_ID: &str = "~";
+
+const JOB: &str = "j.id, j.operation, j.context_id, j.context_name, j.status, j.percent_complete, j.external_job_id, j.failed_step, j.error_kind, \
+                   j.error_message, j.next_action, j.created_at, j.started_at, j.updated_at, j.completed_at";
+
+/// The step that runs or is undone, of the job `p`.
+const STEP: &str =
+    "(SELECT s.name FROM job_steps s WHERE s.job_id = p.id AND s.status IN ('running', 'undoing') ORDER BY s.seq DESC LIMIT 1)";
+
+/// What people look at, in one transaction.
+#[derive(Debug)]
+pub struct Feed<'t>(&'t Tx);
+
+impl Tx {
+    /// The feed of jobs, the list of VMs, the summaries.
+    #[must_use]
+    pub fn feed(&self) -> Feed<'_> {
+        Feed(self)
+    }
+}
+
+impl Feed<'_> {
+    /// Jobs, newest first: those of `context`, or all. At most `limit` (1 to [`FEED_PAGE`]) of them, older than `after`.
+    pub async fn jobs(&self, context: Option<&ContextId>, after: Option<&FeedCursor>, limit: u32) -> Result<FeedPage> {
+        let (limit, more) = bounds(limit);
+        let (at, id) = start(after);
+        let mut statement = self.0.sql("read the feed of jobs", if context.is_some() { jobs_of_context() } else { jobs_of_all() });
+        if let Some(context) = context {
+            statement = statement.bind(context);
+        }
+        let rows = statement.bind(at).bind(at).bind(id).bind(more).all(feed_row).await?;
+        Ok(FeedPage::of(&rows, limit))
+    }
+
+    /// Jobs that hold their VM, newest first: at most `limit` (1 to [`FEED_PAGE`]) of them, older than `after`.
+    pub async fn active(&self, after: Option<&FeedCursor>, limit: u32) -> Result<FeedPage> {
+        let (limit, more) = bounds(limit);
+        let (at, id) = start(after);
+        let rows = self.0.sql("read the active jobs", active()).bind(at).bind(at).bind(id).bind(more).all(feed_row).await?;
+        Ok(FeedPage::of(&rows, limit))
+    }
+
+    /// VMs by name, each with its newest job: at most `limit` (1 to [`FEED_PAGE`]) of them, behind `after`.
+    pub async fn contexts(&self, after: Option<&ContextCursor>, limit: u32) -> Result<ContextPage> {
+        let (limit, more) = bounds(limit);
+        let (name, id) = after.map_or(("", ""), |cursor| (cursor.vm_name.as_str(), cursor.id.as_str()));
+        let rows = self.0.sql("read the list of machines", contexts()).bind(name).bind(name).bind(id).bind(more).rows().await?;
+        let mut items = Vec::with_capacity(limit);
+        let mut last_jobs = Vec::with_capacity(limit);
+        for row in rows.iter().take(limit) {
+            items.push(context_item(row)?);
+            last_jobs.push(row.parse_or_none::<JobId>("last_job")?);
+        }
+        let jobs = self.by_id(&last_jobs).await?;
+        for (item, last) in items.iter_mut().zip(last_jobs) {
+            item.last_job = last.and_then(|id| jobs.iter().find(|row| row.id == id)).map(FeedItem::of);
+        }
+        let last = items.last().filter(|_| rows.len() > limit);
+        let next = last.map(|item| ContextCursor { vm_name: item.vm_name.clone(), id: item.context_id.clone() });
+        Ok(ContextPage { items, next })
+    }
+
+    /// Jobs by their ids: one statement of at most [`FEED_PAGE`] values.
+    async fn by_id(&self, ids: &[Option<JobId>]) -> Result<Vec<FeedRow>> {
+        let known: Vec<&JobId> = ids.iter().flatten().collect();
+        if known.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut statement = self.0.sql("read the last jobs", jobs_by_id(known.len()));
+        for id in known {
+            statement = statement.bind(id);
+        }
+        statement.all(feed_row).await
+    }
+
+    /// The summary of the last operation of `context`, if there was one.
+    pub async fn summary(&self, context: &ContextId) -> Result<Option<OperationSummary>> {
+        let text = "SELECT last_operation_summary FROM vm_replication_contexts WHERE context_id = ?";
+        let json = self.0.sql("read the summary of an operation", text).bind(context);
+        let json = json.one("there is no such context", |row| row.json_or_none("last_operation_summary")).await?;
+        json.as_ref().map(OperationSummary::from_json).transpose()
+    }
+
+    /// Keeps the summary of the last operation of `context`, instead of the one before.
+    pub async fn keep_summary(&self, context: &ContextId, summary: &OperationSummary) -> Result<()> {
+        let text = "UPDATE vm_replication_contexts SET last_operation_summary = ? WHERE context_id = ?";
+        let statement = self.0.sql("keep the summary of an operation", text).bind(&summary.to_json()?).bind(context);
+        statement.run_found("there is no such context").await
+    }
+}
+
+/// Items of a page, and rows to ask for: one more, to know whether there is a next page.
+fn bounds(limit: u32) -> (usize, u32) {
+    let limit = limit.clamp(1, FEED_PAGE);
+    (usize::try_from(limit).unwrap_or(1), limit + 1)
+}
+
+fn start(after: Option<&FeedCursor>) -> (Timestamp, &str) {
+    after.map_or((Timestamp::MAX, LAST_ID), |cursor| (cursor.created_at, cursor.id.as_str()))
+}
+
+/// Older than the cursor. The first condition is what the index is entered by.
+const OLDER: &str = "j.created_at <= ? AND (j.created_at < ? OR j.id < ?) ORDER BY j.created_at DESC, j.id DESC LIMIT ?";
+
+fn page(inner: &str) -> String {
+    format!("SELECT p.*, {STEP} AS running_step FROM ({inner}) p ORDER BY p.created_at DESC, p.id DESC")
+}
+
+fn jobs_of_all() -> String {
+    page(&format!("SELECT {JOB} FROM job_tracking j WHERE {OLDER}"))
+}
+
+fn jobs_of_context() -> String {
+    page(&format!("SELECT {JOB} FROM job_tracking j WHERE j.context_id = ? AND {OLDER}"))
+}
+
+/// The inner query goes by the index on the status; its bound keeps the databases from going through all jobs by time instead.
+fn active() -> String {
+    let busy: Vec<String> = JobStatus::ALL.iter().filter(|status| status.is_busy()).map(|status| format!("'{status}'")).collect();
+    page(&format!(
+        "SELECT {JOB} FROM (SELECT b.id FROM job_tracking b WHERE b.status IN ({}) LIMIT {MOST_ACTIVE}) a \
+         JOIN job_tracking j ON j.id = a.id WHERE {OLDER}",
+        busy.join(", ")
+    ))
+}
+
+fn jobs_by_id(count: usize) -> String {
+    let values = vec!["?"; count].join(", ");
+    format!("SELECT p.*, {STEP} AS running_step FROM (SELECT {JOB} FROM job_tracking j WHERE j.id IN ({values})) p")
+}
+
+/// The inner query needs nothing but its index, so it is gone by even where the table is small.
+fn contexts() -> String {
+    "SELECT v.context_id, v.vm_name, v.vcenter_host, v.current_status, v.os_type, v.power_state, \
+            (SELECT j.id FROM job_tracking j WHERE j.context_id = v.context_id ORDER BY j.created_at DESC, j.id DESC LIMIT 1) AS last_job \
+     FROM (SELECT n.vm_name, n.context_id FROM vm_replication_contexts n \
+           WHERE n.vm_name >= ? AND (n.vm_name > ? OR n.context_id > ?) ORDER BY n.vm_name, n.context_id LIMIT ?) c \
+     JOIN vm_replication_contexts v ON v.context_id = c.context_id \
+     ORDER BY v.vm_name, v.context_id"
+        .to_owned()
+}
+
+fn context_item(row: &Row) -> Result<ContextItem> {
+    Ok(ContextItem {
+        context_id: row.parse("context_id")?,
+        vm_name: row.text("vm_name")?,
+        source_host: row.text("vcenter_host")?,
+        status: row.parse("current_status")?,
+        os: row.parse("os_type")?,
+        power: row.parse("power_state")?,
+        last_job: None,
+    })
+}
+
+fn feed_row(row: &Row) -> Result<FeedRow> {
+    Ok(FeedRow {
+        id: row.parse("id")?,
+        kind: row.parse("operation")?,
+        context: row.parse_or_none("context_id")?,
+        vm_name: row.text_or_none("context_name")?,
+        status: row.parse("status")?,
+        percent: row.number::<u8>("percent_complete")?.try_into()?,
+        external_id: row.text_or_none("external_job_id")?,
+        running_step: row.text_or_none("running_step")?,
+        failed_step: row.text_or_none("failed_step")?,
+        error_kind: row.text_or_none("error_kind")?,
+        error_message: row.text_or_none("error_message")?,
+        next_action: row.text_or_none("next_action")?,
+        created_at: row.time("created_at")?,
+        started_at: row.time_or_none("started_at")?,
+        updated_at: row.time("updated_at")?,
+        completed_at: row.time_or_none("completed_at")?,
+    })
+}
+
+/// The plans that the database has for the queries above, as lines; the queries get values that reach far.
+#[cfg(test)]
+async fn plans(tx: &Tx, context: &ContextId) -> Result<Vec<(&'static str, String)>> {
+    let mut lines = Vec::new();
+    for (name, text) in [("all", jobs_of_all()), ("context", jobs_of_context()), ("active", active()), ("contexts", contexts())] {
+        let mut statement = tx.sql("explain a query", explained(tx, &text));
+        if name == "context" {
+            statement = statement.bind(context);
+        }
+        statement = match name {
+            "contexts" => statement.bind("").bind("").bind("").bind(51),
+            _ => statement.bind(Timestamp::MAX).bind(Timestamp::MAX).bind(LAST_ID).bind(51),
+        };
+        lines.extend(explain(tx, statement).await?.into_iter().map(|line| (name, line)));
+    }
+    Ok(lines)
+}
+
+#[cfg(test)]
+fn explained(tx: &Tx, text: &str) -> String {
+    match tx.backend() {
+        super::Backend::Sqlite => format!("EXPLAIN QUERY PLAN {text}"),
+        super::Backend::MariaDb => format!("EXPLAIN {text}"),
+    }
+}
+
+/// SQLite's words, or MariaDB's table, type, key and rows.
+#[cfg(test)]
+async fn explain(tx: &Tx, statement: super::statement::Statement<'_>) -> Result<Vec<String>> {
+    let rows = statement.rows().await?;
+    let mariadb = |row: &Row| -> Result<String> {
+        let word = |column| row.text_or_none(column).map(Option::unwrap_or_default);
+        Ok(format!("{} {} {} {}", word("table")?, word("type")?, word("key")?, word("rows")?))
+    };
+    rows.iter()
+        .map(|row| match tx.backend() {
+            super::Backend::Sqlite => row.text("detail"),
+            super::Backend::MariaDb => mariadb(row),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;
