@@ -180,7 +180,8 @@ impl Runner {
         let mut pulse = self.shared.jobs.desk.pulse.listen();
         loop {
             pulse.mark_unchanged();
-            if self.shared.grips().is_empty() && recovery::free(&self.shared).await?.is_empty() {
+            // In this order: a job that is taken between the two is no more free, but held.
+            if recovery::free(&self.shared).await?.is_empty() && self.shared.grips().is_empty() {
                 return Ok(());
             }
             tokio::select! {

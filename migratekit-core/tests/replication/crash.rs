@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use migratekit_core::id::{ContextId, DiskKey, JobId};
 use migratekit_core::jobs::{Runner, RunnerConfig};
 use migratekit_core::model::{IntentStatus, Job, JobStatus, ReplicationMode};
+use migratekit_core::platform::Source;
 use migratekit_core::replication::start;
 use migratekit_core::task::CancellationToken;
 use migratekit_core::testing::Rng;
