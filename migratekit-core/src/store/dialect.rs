@@ -60,3 +60,22 @@ pub(super) fn tables(backend: Backend) -> &'static str {
         Backend::MariaDb => "SELECT table_name AS name FROM information_schema.tables WHERE table_schema = DATABASE() ORDER BY name",
     }
 }
+
+/// The columns of one table (the value), but generated ones, in order: `name` and `kind`.
+pub(super) fn columns(backend: Backend) -> &'static str {
+    match backend {
+        Backend::Sqlite => "SELECT name, type AS kind FROM pragma_table_xinfo(?) WHERE hidden = 0 ORDER BY cid",
+        Backend::MariaDb => {
+            "SELECT column_name AS name, data_type AS kind FROM information_schema.columns \
+             WHERE table_schema = DATABASE() AND table_name = ? AND is_generated = 'NEVER' ORDER BY ordinal_position"
+        }
+    }
+}
+
+/// The name of a column where it may be a word of SQL.
+pub(super) fn quoted(backend: Backend, column: &str) -> String {
+    match backend {
+        Backend::Sqlite => format!("\"{column}\""),
+        Backend::MariaDb => format!("`{column}`"),
+    }
+}

@@ -37,6 +37,8 @@ mod transaction;
 mod url;
 mod value;
 
+mod contexts;
+mod dump;
 mod events;
 mod facts;
 mod feed;
@@ -51,6 +53,8 @@ mod sealed;
 mod steps;
 mod vms;
 
+pub use contexts::{ContextWithJob, Contexts, JobBrief, Ways};
+pub use dump::{Content, DumpReport};
 pub use events::{Events, NewEvent};
 pub use facts::Facts;
 pub use feed::Feed;

@@ -61,6 +61,19 @@ pub async fn change(store: &Store, sql: &str) -> Result<u64> {
     store.write("change for a test", |tx| async move { tx.sql("change for a test", sql.clone()).run().await }).await
 }
 
+/// Lets the file of a SQLite catalog grow by at most `pages` pages more on its writing connection: a disk that is full.
+///
+/// # Panics
+/// When it is no SQLite catalog.
+#[allow(clippy::expect_used)]
+pub async fn limit_pages(store: &Store, pages: u32) {
+    let count = ask(store, "SELECT CAST(page_count AS TEXT) AS value FROM pragma_page_count").await.expect("a SQLite catalog");
+    let count: u32 = count.into_iter().flatten().next().and_then(|count| count.parse().ok()).expect("a number of pages");
+    let limit = &format!("PRAGMA max_page_count = {}", count + pages);
+    let limited = store.write("limit a test's file", |tx| async move { tx.sql("limit a test's file", limit.clone()).run().await }).await;
+    limited.expect("limit the file");
+}
+
 /// Makes tests of async functions that take a [`Store`]: each runs on SQLite as a test of its own, and all of them on MariaDB in one
 /// test, with one server and a database for each.
 ///

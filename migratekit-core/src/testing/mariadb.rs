@@ -102,8 +102,14 @@ impl MariaDb {
     ///
     /// # Panics
     /// When the client fails.
-    #[allow(clippy::expect_used, clippy::panic)]
+    #[allow(clippy::panic)]
     pub fn sql(&self, sql: &str) -> String {
+        self.try_sql(sql).unwrap_or_else(|said| panic!("{sql}: {said}"))
+    }
+
+    /// The same, or what the client says against it.
+    #[allow(clippy::expect_used)]
+    pub(super) fn try_sql(&self, sql: &str) -> Result<String, String> {
         let output = Command::new(program("mariadb"))
             .args([
                 "--no-defaults",
@@ -116,10 +122,10 @@ impl MariaDb {
             ])
             .output()
             .expect("run the mariadb client");
-        if !output.status.success() {
-            panic!("{sql}: {}", String::from_utf8_lossy(&output.stderr));
+        match output.status.success() {
+            true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+            false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
         }
-        String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
     /// Makes an empty database.

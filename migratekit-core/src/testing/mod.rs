@@ -3,12 +3,14 @@
 pub mod catalog;
 mod contract;
 mod fault;
+pub mod galera;
 pub mod jobs;
 pub mod mariadb;
 pub mod mutation;
 pub mod peer;
 pub mod platform;
 mod recorder;
+pub mod relay;
 pub mod replication;
 mod rng;
 pub mod scale;
@@ -18,3 +20,9 @@ pub use self::contract::check_contract;
 pub use self::fault::{Effect, Fault, Faulty, When};
 pub use self::recorder::{Operation, Recorder, Request};
 pub use self::rng::Rng;
+
+/// BLAKE3 of some bytes, in hex.
+#[must_use]
+pub fn digest_of(bytes: &[u8]) -> String {
+    blake3::hash(bytes).to_hex().to_string()
+}

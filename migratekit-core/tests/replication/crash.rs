@@ -90,7 +90,15 @@ impl Trial {
     async fn new(world: &ReplicationWorld, folder: &Path, name: &str, seed: u64) -> Self {
         let vm = world.add(name, &SIZES, seed).await;
         let whole = Duration::from_millis(400);
-        Trial { world: world.clone(), folder: folder.to_path_buf(), name: name.to_owned(), vm, old: Disks::new(), whole, context: String::new() }
+        Trial {
+            world: world.clone(),
+            folder: folder.to_path_buf(),
+            name: name.to_owned(),
+            vm,
+            old: Disks::new(),
+            whole,
+            context: String::new(),
+        }
     }
 
     /// The disks the machine has now: what a pass that begins now will hold.
@@ -136,7 +144,8 @@ impl Trial {
 
     /// What a reader sees now: `true` for the new point. Neither is a failure.
     async fn read(&self, when: &str) -> bool {
-        let seen = self.world.replica_disks(&self.vm).await.unwrap_or_else(|e| panic!("{}: {when}: no point can be read: {e}", self.context));
+        let seen =
+            self.world.replica_disks(&self.vm).await.unwrap_or_else(|e| panic!("{}: {when}: no point can be read: {e}", self.context));
         let new = self.source().await;
         assert!(seen == self.old || seen == new, "{}: {when}: a reader sees neither the old nor the new point", self.context);
         seen == new
@@ -165,7 +174,11 @@ impl Trial {
             JobStatus::Failed | JobStatus::Cancelled => seen.undone += 1,
             status => panic!("{context}: the job ended as {status}: {:?}", job.error_message),
         }
-        assert_eq!(self.read("after the job").await, job.status == JobStatus::Completed || self.old == self.source().await, "{context}: the job lies");
+        assert_eq!(
+            self.read("after the job").await,
+            job.status == JobStatus::Completed || self.old == self.source().await,
+            "{context}: the job lies"
+        );
         let intents = self.world.store.read("look", |tx| async move { tx.intents().of_job(id).await }).await.unwrap();
         let open: Vec<_> = intents.iter().filter(|i| matches!(i.status, IntentStatus::Intended | IntentStatus::LeftOver)).collect();
         assert!(open.is_empty(), "{context}: intents are open: {open:?}");

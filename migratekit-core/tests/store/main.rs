@@ -2,4 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test may fail")]
 
+mod contexts;
+mod dump;
+mod refusals;
+mod rows;
+mod schema;
+mod servers;
 mod transactions;
