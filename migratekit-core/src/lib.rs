@@ -76,6 +76,7 @@ pub mod credentials;
 pub mod engine;
 pub mod error;
 pub mod id;
+pub mod inventory;
 pub mod jobs;
 pub mod model;
 pub mod nbd;

@@ -313,7 +313,7 @@ fn point_disk(row: &Row) -> Result<PointDisk> {
     })
 }
 
-fn entry(row: &Row) -> Result<CbtEntry> {
+pub(super) fn entry(row: &Row) -> Result<CbtEntry> {
     Ok(CbtEntry {
         context: row.parse("vm_context_id")?,
         job: row.parse_or_none("job_id")?,
