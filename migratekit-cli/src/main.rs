@@ -7,12 +7,13 @@
 //! - [`place`]: the catalog and its key
 //! - [`ending`]: how signals end it
 //!
-//! Ctrl-C (SIGINT), SIGTERM and SIGHUP cancel the running command cleanly; a second one leaves at once with code 130.
+//! Ctrl-C (SIGINT), SIGTERM and SIGHUP end the running command in order; a second one leaves at once with code 130.
 
 mod args;
 mod commands;
 mod ending;
 mod exit;
+mod follow;
 mod output;
 mod place;
 mod secret_input;
@@ -64,6 +65,9 @@ async fn dispatch(cli: Cli, ending: Ending) -> Result<()> {
         Command::Doctor(args) => commands::doctor::run(&global, args).await,
         Command::Demo(args) => commands::demo::run(&global, args, cancel).await,
         Command::Credential(args) => commands::credential::run(&global, args).await,
+        Command::Vm(args) => commands::vm::run(&global, args).await,
+        Command::Replicate(args) => commands::replicate::run(&global, args, ending).await,
+        Command::Job(args) => commands::job::run(&global, args, ending).await,
         Command::Db(args) => commands::db::run(&global, args).await,
         Command::Key(args) => commands::key::run(&global, args, ending.token()).await,
         Command::Completions { shell } => commands::generate::completions(shell),

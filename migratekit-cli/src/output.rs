@@ -30,6 +30,13 @@ pub(crate) fn json<T: Serialize>(value: &T) -> Result<String> {
         .map_err(|e| Error::new(migratekit_core::ErrorKind::Internal, "print JSON", "a value cannot be written").with_source(e))
 }
 
+/// A value as one line of JSON, for streams.
+pub(crate) fn json_line<T: Serialize>(value: &T) -> Result<()> {
+    let text = serde_json::to_string(value)
+        .map_err(|e| Error::new(migratekit_core::ErrorKind::Internal, "print JSON", "a value cannot be written").with_source(e))?;
+    line(&text)
+}
+
 /// A line on stdout. A reader that has seen enough and closed the pipe (`head`) is no failure of ours.
 pub(crate) fn line(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();

@@ -1,16 +1,28 @@
 //! The catalog and its key, as the options name them, opened for a verb.
+//!
+//! No service watches over an embedded catalog, so every verb first recovers the jobs of processes that ended without a word, and says so.
 
 use migratekit_core::Result;
 use migratekit_core::credentials::KeyPlace;
-use migratekit_core::engine::{Engine, default_store_url, make_default_place};
+use migratekit_core::engine::{Engine, Orphans, Recovered, default_store_url, make_default_place};
 use migratekit_core::store::{Store, StoreOptions};
 
-use crate::args::PlaceArgs;
+use crate::args::{Global, PlaceArgs};
 
-/// The engine of a verb.
-pub(crate) async fn open(args: &PlaceArgs) -> Result<Engine> {
+/// The engine of a verb, after the recovery of what others left; what that found is told on stderr.
+pub(crate) async fn open(global: &Global, args: &PlaceArgs) -> Result<Engine> {
     let place = KeyPlace::find(args.key_file.as_deref())?;
-    Engine::builder().store(store(args, options(args)).await?).key(place).build().await
+    let builder = Engine::builder().store(store(args, options(args)).await?).key(place).orphans(Orphans::LayDown);
+    let engine = builder.build().await?;
+    tell(global, engine.recover().await?.as_ref());
+    Ok(engine)
+}
+
+/// Says what a recovery found.
+pub(crate) fn tell(global: &Global, recovered: Option<&Recovered>) {
+    if let Some(found) = recovered.filter(|_| !global.quiet) {
+        eprintln!("recovered: {found}");
+    }
 }
 
 /// The engine of a catalog whose key is lost, with the key at hand in its place.

@@ -1,5 +1,7 @@
 //! Tables and lists of facts for people: aligned plain text, nothing that a terminal could take for a command.
 
+use std::time::Duration;
+
 use migratekit_core::clock::Timestamp;
 
 /// Rows under titles.
@@ -63,6 +65,17 @@ pub(crate) fn dash() -> String {
     "-".to_owned()
 }
 
+/// A duration as people say it: `0.4 s`, `12 s`, `3 min 20 s`, `2 h 5 min`.
+pub(crate) fn duration(time: Duration) -> String {
+    let seconds = time.as_secs();
+    match seconds {
+        0..=9 => format!("{:.1} s", time.as_secs_f64()),
+        10..=59 => format!("{seconds} s"),
+        60..=3599 => format!("{} min {} s", seconds / 60, seconds % 60),
+        _ => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,5 +98,8 @@ mod tests {
     #[test]
     fn times_are_short() {
         assert_eq!(when("2026-11-21T11:15:14.123456Z".parse().unwrap()), "2026-11-21 11:15:14");
+        for (seconds, text) in [(0.44, "0.4 s"), (12.9, "12 s"), (200.0, "3 min 20 s"), (7500.0, "2 h 5 min")] {
+            assert_eq!(duration(Duration::from_secs_f64(seconds)), text);
+        }
     }
 }

@@ -76,11 +76,13 @@ pub mod credentials;
 pub mod engine;
 pub mod error;
 pub mod id;
+pub mod inventory;
 pub mod jobs;
 pub mod model;
 pub mod nbd;
 mod planted;
 pub mod platform;
+pub mod replication;
 pub mod store;
 pub mod task;
 #[cfg(feature = "testing")]

@@ -1,8 +1,10 @@
-//! The verbs that work on the catalog: credentials, the catalog itself, its key.
+//! The verbs that work on the catalog: credentials, VMs, replications, jobs, the catalog itself, its key.
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
+use migratekit_core::id::JobId;
+use migratekit_core::model::JobStatus;
 
 /// Where the catalog and its key are. Options of every verb that works on them.
 #[derive(Debug, Clone, Default, Args)]
@@ -154,6 +156,186 @@ pub(crate) struct CredentialUpdate {
     /// The folder of a local site's volumes, when it was moved
     #[arg(long, value_name = "DIR")]
     pub(crate) volumes: Option<PathBuf>,
+}
+
+/// `migratekit vm`
+#[derive(Debug, Args)]
+pub(crate) struct VmArgs {
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
+    #[command(subcommand)]
+    pub(crate) command: VmCommand,
+}
+
+/// What is done with VMs.
+#[derive(Debug, Subcommand)]
+pub(crate) enum VmCommand {
+    /// List the machines of a site, each marked new or managed; nothing is saved
+    Discover {
+        /// The site's name, as saved by `credential add`
+        site: String,
+        /// Only machines of this name; * stands for any text
+        #[arg(long, value_name = "PATTERN", default_value = "*")]
+        name: String,
+    },
+    /// Take machines of a site under management; what is managed already is skipped, and said
+    #[command(group = ArgGroup::new("which").required(true).args(["vms", "all"]))]
+    Add {
+        /// The site's name
+        site: String,
+        /// The machines, by name
+        #[arg(value_name = "VM")]
+        vms: Vec<String>,
+        /// All machines of the site
+        #[arg(long)]
+        all: bool,
+    },
+    /// List the VMs under management
+    List {
+        /// At most this many, 1 to 500
+        #[arg(long, value_name = "N", default_value_t = 50)]
+        limit: u32,
+        /// Go on behind this cursor, as the last list printed it
+        #[arg(long, value_name = "CURSOR")]
+        after: Option<String>,
+    },
+    /// Show one: its source, its disks, its last point, its last operation
+    Show {
+        /// Its name or id
+        vm: String,
+    },
+    /// Show its disks, the volumes that hold their replicas, and what each last held
+    Disks {
+        /// Its name or id
+        vm: String,
+    },
+    /// End its management; the record of it is removed
+    Remove {
+        /// Its name or id
+        vm: String,
+        /// Remove its volumes too: the replica is lost
+        #[arg(long)]
+        with_volumes: bool,
+    },
+}
+
+/// `migratekit replicate`
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub(crate) struct ReplicateArgs {
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
+    #[command(flatten)]
+    pub(crate) start: ReplicateStart,
+    #[command(subcommand)]
+    pub(crate) command: Option<ReplicateCommand>,
+}
+
+/// A replication to be begun.
+#[derive(Debug, Args)]
+pub(crate) struct ReplicateStart {
+    /// The VM's name or id
+    #[arg(required = true)]
+    pub(crate) vm: Option<String>,
+    /// All blocks [default: what changed, where that is known, disk by disk]
+    #[arg(long, conflicts_with = "incremental")]
+    pub(crate) full: bool,
+    /// Only what changed; refused where that is not known
+    #[arg(long)]
+    pub(crate) incremental: bool,
+    /// Print every event as it happens, instead of a bar
+    #[arg(long)]
+    pub(crate) watch: bool,
+}
+
+/// What is done with replications.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ReplicateCommand {
+    /// List replications, the newest first
+    List {
+        /// Only those of this VM
+        #[arg(long, value_name = "VM")]
+        vm: Option<String>,
+        /// At most this many, 1 to 500
+        #[arg(long, value_name = "N", default_value_t = 50)]
+        limit: u32,
+        /// Go on behind this cursor, as the last list printed it
+        #[arg(long, value_name = "CURSOR")]
+        after: Option<String>,
+    },
+    /// Show the last replication of a VM, or one by its job's id
+    Show {
+        /// The VM's name or id, or a job's id
+        vm: String,
+    },
+    /// Ask for the end of a VM's running replication; the last point stays as it was
+    Cancel {
+        /// The VM's name or id
+        vm: String,
+    },
+    /// Continue a replication that was interrupted, from where it was
+    Resume {
+        /// The VM's name or id
+        vm: String,
+        /// Print every event as it happens, instead of a bar
+        #[arg(long)]
+        watch: bool,
+    },
+}
+
+/// `migratekit job`
+#[derive(Debug, Args)]
+pub(crate) struct JobArgs {
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
+    #[command(subcommand)]
+    pub(crate) command: JobCommand,
+}
+
+/// What is done with jobs.
+#[derive(Debug, Subcommand)]
+pub(crate) enum JobCommand {
+    /// List jobs, the newest first
+    List {
+        /// Only those of this VM
+        #[arg(long, value_name = "VM")]
+        vm: Option<String>,
+        /// Only those that hold their VM
+        #[arg(long, conflicts_with = "status")]
+        active: bool,
+        /// Only those with this status
+        #[arg(long, value_name = "STATUS")]
+        status: Option<JobStatus>,
+        /// At most this many, 1 to 500
+        #[arg(long, value_name = "N", default_value_t = 50)]
+        limit: u32,
+        /// Go on behind this cursor, as the last list printed it
+        #[arg(long, value_name = "CURSOR")]
+        after: Option<String>,
+    },
+    /// Show one with its steps
+    Show {
+        /// Its id
+        job: JobId,
+    },
+    /// Follow one until it ends, also from another process; a line for each event
+    Watch {
+        /// Its id
+        job: JobId,
+    },
+    /// Ask for its end; what it made is undone by the process that runs it
+    Cancel {
+        /// Its id
+        job: JobId,
+    },
+    /// Print what it wrote about itself
+    Log {
+        /// Its id
+        job: JobId,
+        /// At most this many lines, the last ones
+        #[arg(long, value_name = "N", default_value_t = 200)]
+        lines: u32,
+    },
 }
 
 /// `migratekit db`

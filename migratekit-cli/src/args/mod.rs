@@ -59,6 +59,12 @@ pub(crate) enum Command {
     Nbd(NbdCommand),
     /// Save what is needed to reach a platform: vmware, cloudstack, local
     Credential(CredentialArgs),
+    /// Find machines, take them under management, look at them
+    Vm(VmArgs),
+    /// Bring the replica of a VM up to date
+    Replicate(ReplicateArgs),
+    /// Look at jobs, follow them, end them
+    Job(JobArgs),
     /// The catalog: its schema, its state, its export
     Db(DbArgs),
     /// The key that seals saved secrets

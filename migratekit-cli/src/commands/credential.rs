@@ -9,7 +9,7 @@ use crate::table::{Table, facts, when, when_or_dash};
 use crate::{output, place, secret_input};
 
 pub(crate) async fn run(global: &Global, args: CredentialArgs) -> Result<()> {
-    let credentials = async || Ok::<_, Error>(place::open(&args.place).await?.credentials());
+    let credentials = async || Ok::<_, Error>(place::open(global, &args.place).await?.credentials());
     // Secrets are read before the catalog is opened: nothing waits for a person with a lock in hand.
     match args.command {
         CredentialCommand::Add(add) => {

@@ -1,25 +1,40 @@
 //! `migratekit demo`: the whole story on this machine, told as it happens.
 //!
-//! A real disk with a real file system is served by NBD, replicated into a volume that our server keeps with its ledger, changed,
-//! compared, brought up to date by its differences alone, compared again, and read from the replica by programs that are not ours.
+//! A real disk with a real file system becomes a machine of a local site. It is taken under management and replicated in full, changed from
+//! outside, replicated by its changes alone, compared by digests, and read from the replica by programs that are not ours. All of it by the
+//! engine, with a catalog and a key of its own in the demo's folder.
 
-use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use migratekit_cli::demo::image::{self, Change, Disk};
-use migratekit_core::copy::{
-    CompareOptions, CompareReport, DiskCompare, DiskCopy, DiskCopyReport, Endpoint, LedgerPlace, ServedDisk, Verify,
-};
-use migratekit_core::nbd::{Listener, Server, ServerConfig, Uri};
-use migratekit_core::task::{CancellationToken, Scope};
+use migratekit_core::copy::{DiskCompare, Endpoint};
+use migratekit_core::credentials::{KeyFile, KeyPlace};
+use migratekit_core::engine::{AddOutcome, Engine, JobFilter, NewCredential, ReplicationReport, Which};
+use migratekit_core::model::{JobStatus, ReplicationMode};
+use migratekit_core::store::{Store, StoreOptions};
+use migratekit_core::task::CancellationToken;
 use migratekit_core::units::ByteSize;
-use migratekit_core::{Error, Result, task};
+use migratekit_core::{Error, ErrorKind, Result, task};
 
 use crate::args::{DemoArgs, Global};
-use crate::output;
+use crate::{follow, output};
 
-/// The grain of the differences, in bytes: what changed-block tracking of a hypervisor has too.
-const GRAIN: u32 = 64 * 1024;
+/// The site, as it is saved.
+const SITE: &str = "demo-site";
+/// The machine, by the name of its folder.
+const MACHINE: &str = "demo";
+/// What it is. Its disk lies beside it.
+const MACHINE_FILE: &str = r#"name = "demo"
+uuid = "564d0e1c-0000-4000-8000-00000000de70"
+cpus = 1
+memory = "512M"
+os = "linux"
+power = "off"
+
+[[disk]]
+key = 2000
+path = "disk.img"
+"#;
 
 pub(crate) async fn run(global: &Global, args: DemoArgs, cancel: CancellationToken) -> Result<()> {
     let temporary = match &args.keep {
@@ -30,8 +45,8 @@ pub(crate) async fn run(global: &Global, args: DemoArgs, cancel: CancellationTok
     let mut story = Story { global: global.clone(), chapter: 0 };
     story.tell(&args, &work, cancel).await?;
     match &args.keep {
-        Some(dir) => story.say("", &format!("Kept in {}: disk.img, replica.img and the ledger beside it.", dir.display())),
-        None => story.say("", "The temporary folder is removed; --keep DIR keeps disk and replica."),
+        Some(dir) => story.say("", &format!("Kept in {}: the site with machine and volume, the catalog and its key.", dir.display())),
+        None => story.say("", "The temporary folder is removed; --keep DIR keeps machine, replica and catalog."),
     }
 }
 
@@ -42,31 +57,53 @@ struct Story {
 
 impl Story {
     async fn tell(&mut self, args: &DemoArgs, work: &Path, cancel: CancellationToken) -> Result<()> {
-        self.say("", "MigrateKit: a disk moves, and is proven equal.")?;
-        self.chapter("A disk")?;
+        self.say("", "MigrateKit: a machine's disk moves, and is proven equal.")?;
+        self.chapter("A machine with a disk")?;
         let disk = make(args, work).await?;
         let what = if disk.file_system.is_some() { "with an ext4 file system in a partition" } else { "of bytes" };
         self.say("disk", &format!("{} {what}", ByteSize(disk.size)))?;
         if let Some(why) = &disk.not_shown {
             self.say("not shown", why)?;
         }
-        let replica = work.join("replica.img");
-        let site = Site::open(&disk, &replica).await?;
-        let told = self.two_passes(&site, &disk, cancel).await;
-        site.close().await?;
-        told?;
+        let engine = open(work).await?;
+        self.manage(&engine, work).await?;
+        let running = engine.start().await?;
+        let told = self.two_passes(&engine, &disk, &cancel).await;
+        running.stop().await?;
+        let replica = told?;
         self.chapter("Seen by others: the replica, read by programs that are not ours")?;
         let checked = task::blocking(move || image::check(&replica, &disk)).await??;
         for line in &checked.found {
             self.say("found", line)?;
         }
-        self.say("by", &checked.tools.join(", "))
+        self.say("by", &checked.tools.join(", "))?;
+        self.chapter("What the catalog keeps of it")?;
+        self.jobs(&engine).await
     }
 
-    async fn two_passes(&mut self, site: &Site, disk: &Disk, cancel: CancellationToken) -> Result<()> {
-        self.chapter("First pass: all of it, by NBD, into a volume with a ledger")?;
-        let report = site.copy(None, &cancel).await?;
-        self.pass(&report)?;
+    async fn manage(&self, engine: &Engine, work: &Path) -> Result<()> {
+        let site = NewCredential::Local { name: SITE.to_owned(), path: work.join("site"), volumes: None };
+        match engine.credentials().add(site).await {
+            // A folder that an earlier demo kept.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            saved => drop(saved?),
+        }
+        for added in engine.contexts().add(SITE, Which::All).await? {
+            match added.outcome {
+                AddOutcome::Added { context } => self.say("managed", &format!("{} of {SITE}, as {context}", added.name))?,
+                AddOutcome::Skipped { context } => self.say("managed", &format!("{} already, as {context}", added.name))?,
+                AddOutcome::Refused { why } => {
+                    return Err(Error::new(ErrorKind::Internal, "run the demo", "its machine was refused").with("why", why));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Both passes; gives the path of the replica.
+    async fn two_passes(&mut self, engine: &Engine, disk: &Disk, cancel: &CancellationToken) -> Result<PathBuf> {
+        self.chapter("First replication: all of it, into a volume with a ledger")?;
+        self.replicate(engine, ReplicationMode::Full, cancel).await?;
         self.chapter("The disk changes")?;
         let changing = disk.clone();
         match task::blocking(move || image::change(&changing)).await?? {
@@ -77,45 +114,52 @@ impl Story {
             }
             Change::Blocks { count, bytes } => self.say("changed", &format!("{count} blocks of {}", ByteSize(bytes)))?,
         }
-        let found = site.compare(&cancel).await?;
-        self.say(
-            "differs",
-            &format!(
-                "{} in {} places; {} moved to find out",
-                ByteSize(found.bytes_differing),
-                found.differing.len(),
-                ByteSize(found.bytes_moved)
-            ),
-        )?;
-        self.chapter("Second pass: the difference alone")?;
-        let report = site.copy(Some(&found), &cancel).await?;
-        self.pass(&report)
+        self.chapter("Second replication: what changed, and nothing else")?;
+        self.replicate(engine, ReplicationMode::Incremental, cancel).await?;
+        let replica = replica(engine).await?;
+        let proof = DiskCompare::new(Endpoint::Path(disk.path.clone()), Endpoint::Path(replica.clone())).run().await?;
+        if !proof.equal {
+            let text = "the replica is not equal to the disk";
+            return Err(Error::new(ErrorKind::Mismatch, "run the demo", text).with("bytes", proof.bytes_differing));
+        }
+        self.say("proven", &format!("equal, {} compared by digests", ByteSize(proof.bytes_compared)))?;
+        Ok(replica)
     }
 
-    fn pass(&self, report: &DiskCopyReport) -> Result<()> {
-        let counts = &report.copy.counts;
-        self.say(
-            "copied",
-            &format!(
-                "{} in {:.2} s: {} read, {} holes and zeros not moved",
-                ByteSize(counts.bytes_done),
-                report.copy.seconds,
-                ByteSize(counts.bytes_read),
-                ByteSize(counts.bytes_zeroed + counts.bytes_skipped)
-            ),
-        )?;
-        match &report.verified {
-            Some(proof) => self.say(
-                "proven",
-                &format!(
-                    "equal, {} compared by digests, {} moved; BLAKE3 {:.16}..",
-                    ByteSize(proof.bytes_compared),
-                    ByteSize(proof.bytes_moved),
-                    proof.digest
-                ),
-            ),
-            None => Ok(()),
+    async fn replicate(&self, engine: &Engine, mode: ReplicationMode, cancel: &CancellationToken) -> Result<()> {
+        let job = engine.replications().start(MACHINE, mode).await?;
+        let jobs = engine.jobs();
+        let ended = tokio::select! {
+            ended = jobs.wait(&job) => ended?,
+            () = cancel.cancelled() => {
+                jobs.cancel(&job).await?;
+                jobs.wait(&job).await?
+            }
+        };
+        follow::verdict(&ended)?;
+        self.report(&engine.replications().report(&job).await?)
+    }
+
+    fn report(&self, report: &ReplicationReport) -> Result<()> {
+        let (moved, total) = (ByteSize(report.bytes_transferred), ByteSize(report.capacity_bytes));
+        self.say("moved", &format!("{moved} of {total} in {:.2} s", report.seconds.unwrap_or_default()))?;
+        match &report.point {
+            Some(point) => self.say("point", &format!("{}, {}", point.id, point.status)),
+            None => Err(Error::new(ErrorKind::Internal, "run the demo", "a replication completed without a point")),
         }
+    }
+
+    async fn jobs(&self, engine: &Engine) -> Result<()> {
+        let detail = engine.contexts().detail(MACHINE).await?;
+        self.say("vm", &format!("{}, {}", detail.context.vm_name, detail.context.status))?;
+        let jobs = engine.jobs().list(&JobFilter::default(), 10, None).await?;
+        for job in jobs.items.iter().rev() {
+            self.say("job", &format!("{}, {}, {}", job.id, job.kind, job.status))?;
+        }
+        if jobs.items.iter().any(|job| job.status != JobStatus::Completed) {
+            return Err(Error::new(ErrorKind::Internal, "run the demo", "a job of it did not complete"));
+        }
+        Ok(())
     }
 
     fn chapter(&mut self, title: &str) -> Result<()> {
@@ -131,64 +175,31 @@ impl Story {
     }
 }
 
+/// The machine's folder, with its disk and its file.
 async fn make(args: &DemoArgs, work: &Path) -> Result<Disk> {
-    let (work, given) = (work.to_owned(), args.disk.clone());
-    task::blocking(move || match given {
-        Some(path) => image::take(&path, &work),
-        None => image::make(&work, image::SIZE),
+    let (folder, given) = (work.join("site").join("machines").join(MACHINE), args.disk.clone());
+    task::blocking(move || {
+        let disk = match given {
+            Some(path) => image::take(&path, &folder),
+            None => image::make(&folder, image::SIZE),
+        }?;
+        let file = folder.join("machine.toml");
+        std::fs::write(&file, MACHINE_FILE).map_err(|e| Error::from_io("write the demo's machine", e).with("path", file.display()))?;
+        Ok(disk)
     })
     .await?
 }
 
-/// Both ends of the demo, served by NBD on the loopback.
-struct Site {
-    scope: Scope,
-    replica: ServedDisk,
-    port: u16,
+/// An engine with a catalog and a key of the demo's own.
+async fn open(work: &Path) -> Result<Engine> {
+    let store = Store::open(&format!("sqlite://{}", work.join("catalog.db").display()), StoreOptions::new()).await?;
+    let key = KeyPlace::File(KeyFile::at(work.join("key")));
+    Engine::builder().store(store).key(key).build().await
 }
 
-impl Site {
-    async fn open(disk: &Disk, replica: &PathBuf) -> Result<Self> {
-        std::fs::File::create(replica)
-            .and_then(|f| f.set_len(disk.size))
-            .map_err(|e| Error::from_io("make the replica's volume", e).with("path", replica.display()))?;
-        let server = Server::new(ServerConfig::default());
-        let source = ServedDisk::read_only(&disk.path).await?;
-        let target = ServedDisk::writable(replica, &LedgerPlace::Beside).await?;
-        server.add("source", source.export())?;
-        server.add("replica", target.export())?;
-        let listener = Listener::tcp(&format!("{}:0", Ipv4Addr::LOCALHOST)).await?;
-        let port = listener.port().unwrap_or_default();
-        let mut scope = Scope::new();
-        let cancel = scope.token().clone();
-        scope.spawn(async move {
-            if let Err(error) = server.serve(listener, cancel).await {
-                tracing::error!(%error, "the demo's server ended");
-            }
-        });
-        Ok(Site { scope, replica: target, port })
-    }
-
-    fn end(&self, export: &str) -> Endpoint {
-        Endpoint::Nbd(Uri::tcp(Ipv4Addr::LOCALHOST.to_string(), self.port, export))
-    }
-
-    async fn copy(&self, changes: Option<&CompareReport>, cancel: &CancellationToken) -> Result<DiskCopyReport> {
-        let mut copy = DiskCopy::new(self.end("source"), self.end("replica"));
-        copy.extents = changes.map(|found| found.differing.clone());
-        copy.verify = Some(Verify::Full);
-        copy.cancel = cancel.clone();
-        copy.open().await?.run().await
-    }
-
-    async fn compare(&self, cancel: &CancellationToken) -> Result<CompareReport> {
-        let mut compare = DiskCompare::new(self.end("source"), self.end("replica"));
-        compare.options = CompareOptions { exact: Some(GRAIN), cancel: cancel.clone(), ..CompareOptions::default() };
-        compare.run().await
-    }
-
-    async fn close(self) -> Result<()> {
-        self.scope.close().await?;
-        self.replica.close().await
-    }
+/// The file that is the replica.
+async fn replica(engine: &Engine) -> Result<PathBuf> {
+    let detail = engine.contexts().detail(MACHINE).await?;
+    let volume = detail.disks.into_iter().find_map(|disk| disk.volume).and_then(|volume| volume.path);
+    volume.ok_or_else(|| Error::new(ErrorKind::Internal, "run the demo", "the machine's disk has no volume after a replication"))
 }

@@ -26,23 +26,27 @@ fn it_tells_its_chapters_and_leaves_nothing() {
     let told = demo(temp.path(), &[]);
     let mut rest = told.as_str();
     for needed in [
-        "1. A disk",
+        "1. A machine with a disk",
         "ext4",
-        "2. First pass",
-        "copied",
-        "proven",
-        "equal",
+        "managed",
+        "2. First replication",
+        "moved",
+        "applied",
         "3. The disk changes",
         "planted",
         "changed",
         "deleted",
-        "differs",
-        "4. Second pass",
-        "copied",
+        "4. Second replication",
+        "moved",
+        "applied",
         "proven",
+        "equal",
         "5. Seen by others",
         "found",
         "by         e2fsck, debugfs",
+        "6. What the catalog keeps of it",
+        "ready_for_failover",
+        "replication, completed",
     ] {
         let at = rest.find(needed).unwrap_or_else(|| panic!("no {needed:?} in {rest}\nof\n{told}"));
         rest = &rest[at + needed.len()..];
@@ -63,8 +67,11 @@ fn it_takes_a_disk_without_touching_it_and_keeps_what_it_made() {
     assert_equal(&before, &given, "the user's disk");
     assert_eq!(std::fs::metadata(&given).unwrap().modified().unwrap(), modified);
     assert!(told.contains(&format!("Kept in {}", kept.display())), "{told}");
-    assert_equal(&kept.join("disk.img"), &kept.join("replica.img"), "disk and replica");
-    let changed = std::fs::read(kept.join("disk.img")).unwrap() != std::fs::read(&given).unwrap();
+    let disk = kept.join("site/machines/demo/disk.img");
+    let volumes: Vec<_> = std::fs::read_dir(kept.join("site/volumes")).unwrap().map(|e| e.unwrap().path()).filter(|p| p.is_dir()).collect();
+    assert_eq!(volumes.len(), 1, "{volumes:?}");
+    assert_equal(&disk, &volumes[0].join("disk.img"), "disk and replica");
+    let changed = std::fs::read(&disk).unwrap() != std::fs::read(&given).unwrap();
     assert!(changed, "the disk did not change between the passes");
     assert!(is_empty(temp.path()), "the demo left something behind");
 }

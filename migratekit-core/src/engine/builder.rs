@@ -1,10 +1,11 @@
 //! An engine in the making: the catalog is opened and the key compared before anything can be asked of it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use super::{Engine, Shared, key};
+use super::{Engine, Limits, Shared, key, running};
 use crate::credentials::{KeyPlace, Vault};
 use crate::error::{Error, ErrorKind, Result};
+use crate::jobs::Orphans;
 use crate::store::Store;
 
 /// What an engine is made of. A store and a key (or a vault) are needed.
@@ -13,6 +14,8 @@ use crate::store::Store;
 pub struct EngineBuilder {
     store: Option<Store>,
     key: Option<Key>,
+    limits: Limits,
+    orphans: Option<Orphans>,
 }
 
 #[derive(Debug)]
@@ -48,7 +51,20 @@ impl EngineBuilder {
         self
     }
 
-    /// The engine.
+    /// How much it does at once.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// What becomes of jobs that other processes left in the middle, and of its own when it is stopped: by default they go on, which is
+    /// what a service wants.
+    pub fn orphans(mut self, orphans: Orphans) -> Self {
+        self.orphans = Some(orphans);
+        self
+    }
+
+    /// The engine. Nothing runs yet; see [`Engine::start`].
     ///
     /// # Errors
     /// [`ErrorKind::InvalidInput`] without store or key; [`ErrorKind::Sealed`] when the key is not the catalog's; [`ErrorKind::NotFound`]
@@ -62,6 +78,9 @@ impl EngineBuilder {
             Key::ReplaceLost(place) => key::replace_lost(&store, place).await,
         };
         let vault = vault.map_err(|e| e.with("catalog", store.url()))?;
-        Ok(Engine { shared: Arc::new(Shared { store, vault }) })
+        let orphans = self.orphans.unwrap_or(Orphans::Continue);
+        Ok(Engine {
+            shared: Arc::new(Shared { sagas: running::sagas(&store)?, store, vault, orphans, limits: self.limits, live: Mutex::default() }),
+        })
     }
 }

@@ -11,6 +11,7 @@ use super::credential::{Credential, CredentialChange, NewCredential, Tested, che
 use crate::credentials::{SecretString, Vault};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::CloudConfigId;
+use crate::inventory::Origin;
 use crate::model::{CloudConfig, LocalSite, SealedText, VmwareCredential};
 use crate::platform::{Inventory, local};
 use crate::store::{NewCloudConfig, NewVmwareCredential, SealedColumn, Tx};
@@ -28,6 +29,17 @@ enum Row {
     Vmware(VmwareCredential),
     Cloudstack(CloudConfig),
     Local(LocalSite),
+}
+
+/// A local site: its row, and the folders behind it.
+pub(super) struct Site {
+    pub(super) row: LocalSite,
+    pub(super) site: local::LocalSite,
+}
+
+/// Where a site's machines are found, as their contexts keep it.
+pub(super) fn origin(row: &LocalSite) -> Origin {
+    Origin { host: row.name.clone(), site: Some(row.id) }
 }
 
 impl From<Row> for Credential {
@@ -212,6 +224,24 @@ impl Credentials {
         };
         Ok(Tested { name: name.to_owned(), kind, passed, not_tried })
     }
+
+    /// A local site, opened.
+    pub(super) async fn open_site(&self, name: &str) -> Result<Site> {
+        match self.row(name).await? {
+            Row::Local(row) => {
+                let site = local::LocalSite::of(&row.machines, &row.volumes).await.map_err(|e| e.with("site", name))?;
+                Ok(Site { row, site })
+            }
+            Row::Vmware(_) => Err(unread(name, "vmware")),
+            Row::Cloudstack(_) => Err(unread(name, "cloudstack")),
+        }
+    }
+}
+
+fn unread(name: &str, kind: &str) -> Error {
+    Error::new(ErrorKind::Unsupported, "look at a source", "this version reads machines of local sites only")
+        .with("name", name)
+        .with("kind", kind)
 }
 
 fn missing(name: &str) -> Error {

@@ -3,34 +3,58 @@
 //! ```text
 //!  Engine::builder().store(store).key(place).build()      the catalog and its key, found to belong together
 //!    engine.credentials()     vCenters, clouds, local sites: saved sealed, tried
+//!    engine.inventory()       what a source has
+//!    engine.contexts()        VMs under management
+//!    engine.replications()    replicas brought up to date
+//!    engine.jobs()            whatever runs: listed, followed, cancelled
+//!  engine.start()             recovers what others left, then runs jobs, until Running::stop
 //! ```
 //!
 //! # What it promises
 //!
 //! - An engine that is built has the right key for its catalog: a lost or another one is refused with the way out.
-//! - All of it is rows: nothing is kept in memory that the catalog does not have.
+//! - [`Engine::start`] recovers first and says what it found. Jobs run in the scope of what it gives; [`Running::stop`] ends them in good
+//!   order, within a stated time. An engine that was not started looks, saves and asks, and runs nothing.
+//! - All of it is rows: what one process asks for, another one that runs does, and a third one follows. Nothing is kept in memory that the
+//!   catalog does not have.
 //!
 //! # What it does not do
 //!
 //! It prints nothing and decides little: it joins the parts below it, which do not know each other.
 
 mod builder;
+mod contexts;
 mod credential;
 mod credentials;
 mod doctor;
+mod jobs;
 mod key;
+mod look;
+mod page;
 mod place;
+mod reach;
+mod replications;
+mod running;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 pub use self::builder::EngineBuilder;
+pub use self::contexts::{ActiveJob, Added, ContextDetail, ContextLine, Contexts, DiskLine, RemovedContext, VolumeLine, Which, verdict};
 pub use self::credential::{Credential, CredentialChange, MAX_CREDENTIAL_NAME, NewCredential, Tested};
 pub use self::credentials::Credentials;
 pub use self::doctor::{Diagnosis, Health, diagnose, key_of};
+pub use self::jobs::{JobDetail, JobEvents, JobFilter, JobLine, JobRows, StepLine};
 pub use self::key::{Rotated, UnopenedSecret};
+pub use self::look::InventoryLook;
+pub use self::page::{MAX_PAGE, Page};
 pub use self::place::{default_store_url, make_default_place};
+pub use self::replications::{DiskReport, ReplicationLine, ReplicationReport, Replications};
+pub use self::running::Running;
+pub use crate::inventory::{AddOutcome, Discovered};
+pub use crate::jobs::{Orphans, Recovered};
 
 use crate::credentials::Vault;
+use crate::jobs::{Jobs, Sagas, Wanted};
 use crate::store::Store;
 
 /// A catalog, its key, and all that can be done with them. Clones share it.
@@ -43,6 +67,24 @@ pub struct Engine {
 struct Shared {
     store: Store,
     vault: Vault,
+    sagas: Sagas,
+    orphans: Orphans,
+    limits: Limits,
+    /// The jobs of the runner of this process, while there is one.
+    live: Mutex<Option<(Jobs, Wanted)>>,
+}
+
+/// How much an engine does at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Jobs that run at once.
+    pub jobs_at_once: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { jobs_at_once: crate::jobs::JOBS_AT_ONCE }
+    }
 }
 
 impl Engine {
@@ -55,6 +97,30 @@ impl Engine {
     #[must_use]
     pub fn credentials(&self) -> Credentials {
         Credentials::of(self)
+    }
+
+    /// What sources have.
+    #[must_use]
+    pub fn inventory(&self) -> InventoryLook {
+        InventoryLook::of(self)
+    }
+
+    /// VMs under management.
+    #[must_use]
+    pub fn contexts(&self) -> Contexts {
+        Contexts::of(self)
+    }
+
+    /// Replications.
+    #[must_use]
+    pub fn replications(&self) -> Replications {
+        Replications::of(self)
+    }
+
+    /// Jobs of every kind.
+    #[must_use]
+    pub fn jobs(&self) -> JobRows {
+        JobRows::of(self)
     }
 
     /// The catalog.

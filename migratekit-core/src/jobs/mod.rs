@@ -65,7 +65,7 @@ pub use failpoint::Failpoints;
 pub use failpoint::Hook;
 pub use lease::LeaseTimes;
 pub use recovery::{MONITOR, Recovered, STALE};
-pub use runner::{JOBS_AT_ONCE, Orphans, Runner, RunnerConfig};
+pub use runner::{JOBS_AT_ONCE, Orphans, Runner, RunnerConfig, Wanted};
 pub use signal::StopSignals;
 
 // The log in the catalog.

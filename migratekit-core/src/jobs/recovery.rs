@@ -128,6 +128,12 @@ fn lays_down(shared: &Shared, job: &Job) -> bool {
     shared.config.orphans == Orphans::LayDown && job.status == JobStatus::Running && !job.pivot_crossed && job.lease.is_some()
 }
 
+/// Whether this runner is there for the job. What was left in the middle, goes back or is behind its pivot is everybody's.
+fn is_wanted(shared: &Shared, job: &Job) -> bool {
+    let fresh = matches!(job.status, JobStatus::Pending | JobStatus::Running) && job.lease.is_none() && !job.pivot_crossed;
+    shared.config.wanted.as_ref().is_none_or(|wanted| !fresh || wanted.has(&job.id))
+}
+
 /// The jobs that may be taken now. What is decided otherwise is done here.
 pub(super) async fn free(shared: &Arc<Shared>) -> Result<Vec<Found>> {
     let soon = if shared.home.has_locks() { Duration::MAX } else { shared.config.leases.still };
@@ -151,6 +157,9 @@ pub(super) async fn free(shared: &Arc<Shared>) -> Result<Vec<Found>> {
             }
             Decision::Fail(lost) => Some(lost_job(&lost)),
         };
+        if !is_wanted(shared, &job) {
+            continue;
+        }
         let lay_down = lays_down(shared, &job);
         free.push(Found { job, lay_down, verdict });
     }

@@ -10,7 +10,7 @@
 //!
 //! A job with a parent is taken beyond the bound: its parent holds a place and waits for it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -46,6 +46,8 @@ pub struct RunnerConfig {
     pub jobs_at_once: usize,
     /// What becomes of a job whose runner died, and of one that a stop laid down.
     pub orphans: Orphans,
+    /// The only jobs it begins or goes on with; none: all that nobody holds. Orphans are dealt with all the same.
+    pub wanted: Option<Wanted>,
     /// The times of leases.
     pub leases: LeaseTimes,
     /// The times of a drive.
@@ -59,10 +61,32 @@ impl Default for RunnerConfig {
         RunnerConfig {
             jobs_at_once: JOBS_AT_ONCE,
             orphans: Orphans::Continue,
+            wanted: None,
             leases: LeaseTimes::default(),
             pace: Pace::default(),
             failpoints: Failpoints::default(),
         }
+    }
+}
+
+/// The jobs that a runner is there for: a command line runs what it was called for, and not what another one has just asked for.
+/// Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Wanted(Arc<Mutex<BTreeSet<JobId>>>);
+
+impl Wanted {
+    fn with<T>(&self, change: impl FnOnce(&mut BTreeSet<JobId>) -> T) -> T {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// This job is wanted. `jobs` are those of the runner, which then looks at once.
+    pub fn add(&self, job: &JobId, jobs: &Jobs) {
+        self.with(|wanted| wanted.insert(job.clone()));
+        jobs.desk.pulse.beat();
+    }
+
+    pub(super) fn has(&self, job: &JobId) -> bool {
+        self.with(|wanted| wanted.contains(job))
     }
 }
 
@@ -146,6 +170,25 @@ impl Runner {
     #[must_use]
     pub fn jobs(&self) -> &Jobs {
         &self.shared.jobs
+    }
+
+    /// Waits until this runner holds no job, and none is left that it would take.
+    ///
+    /// # Errors
+    /// Those of the catalog.
+    pub async fn idle(&self) -> Result<()> {
+        let mut pulse = self.shared.jobs.desk.pulse.listen();
+        loop {
+            pulse.mark_unchanged();
+            // In this order: a job that is taken between the two is no more free, but held.
+            if recovery::free(&self.shared).await?.is_empty() && self.shared.grips().is_empty() {
+                return Ok(());
+            }
+            tokio::select! {
+                _ = pulse.changed() => {}
+                () = clock::sleep(self.shared.config.leases.look) => {}
+            }
+        }
     }
 
     /// Stops in good order: takes no more jobs, tells its steps to end, lays its jobs down (see [`Orphans`]), gives back its leases.

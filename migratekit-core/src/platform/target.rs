@@ -42,6 +42,14 @@ pub struct Volume {
     pub size_bytes: u64,
 }
 
+impl Volume {
+    /// The serial number that a volume of this id shows: the first 20 hexadecimal digits of it, which is what a device has room for.
+    #[must_use]
+    pub fn serial_of(id: &VolumeId) -> String {
+        id.as_str().chars().filter(char::is_ascii_hexdigit).take(20).collect()
+    }
+}
+
 /// An entry of a listing: a volume, or why what lies there is none.
 #[derive(Debug)]
 pub struct VolumeListed {

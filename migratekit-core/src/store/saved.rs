@@ -296,10 +296,10 @@ impl Sites<'_> {
         update.run_found("there is no such site").await
     }
 
-    /// How many VMs under management live there, or have their replica there.
+    /// How many VMs under management live there.
     pub async fn uses(&self, id: SiteId) -> Result<u64> {
-        let text = "SELECT COUNT(*) AS uses FROM vm_replication_contexts WHERE source_site_id = ? OR target_site_id = ?";
-        self.0.sql("count the uses of a site", text).bind(id).bind(id).one("there is no count", |row| row.number::<u64>("uses")).await
+        let text = "SELECT COUNT(*) AS uses FROM vm_replication_contexts WHERE local_site_id = ?";
+        self.0.sql("count the uses of a site", text).bind(id).one("there is no count", |row| row.number::<u64>("uses")).await
     }
 
     /// Removes it.

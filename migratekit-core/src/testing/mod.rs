@@ -11,6 +11,7 @@ pub mod peer;
 pub mod platform;
 mod recorder;
 pub mod relay;
+pub mod replication;
 mod rng;
 pub mod scale;
 pub mod volatile;

@@ -4,11 +4,12 @@
 
 use std::sync::Arc;
 
-use crate::block::{BlockRead, ExtentMap};
+use crate::block::{BlockRead, BoxFuture, ExtentMap};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ContextId, DiskKey, JobId, VolumeId};
 use crate::platform::{
-    ChangeId, Changes, Inventory, Machine, MachineRef, Snapshot, SnapshotName, Source, Target, Volume, VolumeTag, check_blank,
+    ChangeId, Changes, Inventory, Machine, MachineRef, Snapshot, SnapshotListed, SnapshotName, Source, SourceCapabilities, Target, Volume,
+    VolumeTag, check_blank,
 };
 use crate::task::CancellationToken;
 use crate::units::{ByteRange, MIB};
@@ -323,4 +324,73 @@ async fn target_removes(target: &dyn Target, tag: &VolumeTag, volume: Volume) ->
     let unknown = target.remove_volume(&VolumeId::generate()).await?;
     ensure(!unknown, "a volume that was never made is removed")?;
     target.remove_volume(&again.id).await.map(|_| ())
+}
+
+/// A source whose calls may fail before they are made.
+pub struct FaultySource {
+    inner: Arc<dyn Source>,
+    fail: Box<dyn Fn(&'static str) -> Option<Error> + Send + Sync>,
+}
+
+impl FaultySource {
+    /// `fail` is told the name of each call, and gives the error it shall fail with.
+    #[must_use]
+    pub fn new(inner: Arc<dyn Source>, fail: impl Fn(&'static str) -> Option<Error> + Send + Sync + 'static) -> Self {
+        FaultySource { inner, fail: Box::new(fail) }
+    }
+
+    fn call<'a, T>(&'a self, name: &'static str, call: BoxFuture<'a, Result<T>>) -> BoxFuture<'a, Result<T>>
+    where
+        T: Send + 'a,
+    {
+        match (self.fail)(name) {
+            None => call,
+            Some(error) => Box::pin(async move { Err(error) }),
+        }
+    }
+}
+
+impl Source for FaultySource {
+    fn capabilities(&self) -> SourceCapabilities {
+        self.inner.capabilities()
+    }
+
+    fn describe<'a>(&'a self, machine: &'a MachineRef) -> BoxFuture<'a, Result<Machine>> {
+        self.call("describe", self.inner.describe(machine))
+    }
+
+    fn snapshots<'a>(&'a self, machine: &'a MachineRef) -> BoxFuture<'a, Result<Vec<SnapshotListed>>> {
+        self.call("snapshots", self.inner.snapshots(machine))
+    }
+
+    fn create_snapshot<'a>(
+        &'a self,
+        machine: &'a MachineRef,
+        name: &'a SnapshotName,
+        cancel: &'a CancellationToken,
+    ) -> BoxFuture<'a, Result<Snapshot>> {
+        self.call("create_snapshot", self.inner.create_snapshot(machine, name, cancel))
+    }
+
+    fn find_snapshot<'a>(&'a self, machine: &'a MachineRef, name: &'a SnapshotName) -> BoxFuture<'a, Result<Option<Snapshot>>> {
+        self.call("find_snapshot", self.inner.find_snapshot(machine, name))
+    }
+
+    fn remove_snapshot<'a>(&'a self, machine: &'a MachineRef, name: &'a SnapshotName) -> BoxFuture<'a, Result<bool>> {
+        self.call("remove_snapshot", self.inner.remove_snapshot(machine, name))
+    }
+
+    fn open_disk<'a>(&'a self, snapshot: &'a Snapshot, disk: DiskKey) -> BoxFuture<'a, Result<Arc<dyn BlockRead>>> {
+        self.call("open_disk", self.inner.open_disk(snapshot, disk))
+    }
+
+    fn changes<'a>(
+        &'a self,
+        snapshot: &'a Snapshot,
+        disk: DiskKey,
+        since: &'a ChangeId,
+        cancel: &'a CancellationToken,
+    ) -> BoxFuture<'a, Result<Changes>> {
+        self.call("changes", self.inner.changes(snapshot, disk, since, cancel))
+    }
 }

@@ -72,6 +72,8 @@ async fn a_resize_that_was_interrupted_is_done_again() {
     // The file grew, and somebody wrote beyond the end; the record did not follow.
     std::fs::write(&image, vec![7; 2 * MIB as usize]).unwrap();
     assert_eq!(site.site.open_volume(&made).await.unwrap().volume.size_bytes, MIB);
+    assert_eq!(std::fs::metadata(&image).unwrap().len(), MIB);
+    std::fs::write(&image, vec![7; 2 * MIB as usize]).unwrap();
     let larger = site.site.resize_volume(&made.id, 2 * MIB).await.unwrap();
     assert_eq!(larger.size_bytes, 2 * MIB);
     let bytes = std::fs::read(&image).unwrap();

@@ -80,6 +80,7 @@
 //! It does not decide what is committed, knows no catalog, and no source.
 
 mod begin;
+mod grow;
 mod pass;
 mod point;
 mod record;

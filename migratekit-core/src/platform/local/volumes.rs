@@ -71,7 +71,7 @@ fn read(folder: &Path) -> Result<Option<Volume>> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return refuse(ErrorKind::NotFound, "the volume's file is gone"),
         other => other.map_err(|e| Error::from_io(READ, e).with("path", folder.display()))?.len(),
     };
-    // An interrupted resize leaves a file longer than its record says; it is the record that counts, and the next resize mends it.
+    // An interrupted resize leaves a file longer than its record says; it is the record that counts.
     if length < volume.size_bytes {
         return refuse(ErrorKind::Changed, "the volume's file is shorter than its record says");
     }
@@ -135,7 +135,7 @@ fn create(site: &LocalSite, tag: &VolumeTag, size: u64) -> Result<Volume> {
     let image = OpenOptions::new().write(true).create_new(true).mode(0o600).open(folder.join(IMAGE)).map_err(fail)?;
     set_length(&image, size)?;
     image.sync_all().map_err(fail)?;
-    let volume = Volume { serial: serial(&id), id, tag: tag.clone(), size_bytes: size };
+    let volume = Volume { serial: Volume::serial_of(&id), id, tag: tag.clone(), size_bytes: size };
     save(&folder, &volume)?;
     sync_folder(&site.volumes)?;
     Ok(volume)
@@ -152,11 +152,6 @@ fn set_length(image: &std::fs::File, size: u64) -> Result<()> {
 
 fn save(folder: &Path, volume: &Volume) -> Result<()> {
     tracking::save(&DiskRecordFile::new(folder.join(RECORD)), &Record { format: FORMAT, volume: volume.clone() })
-}
-
-/// As a cloud's device says it: the first 20 hexadecimal digits of the id.
-fn serial(id: &VolumeId) -> String {
-    id.as_str().strip_prefix(PREFIX).unwrap_or(id.as_str()).chars().filter(char::is_ascii_hexdigit).take(20).collect()
 }
 
 fn existing(site: &LocalSite, id: &VolumeId) -> Result<(PathBuf, Volume)> {
@@ -222,7 +217,13 @@ fn open(site: &LocalSite, expected: &Volume) -> Result<VolumePlace> {
     if found.size_bytes < expected.size_bytes {
         return refuse("it is smaller than it was");
     }
-    Ok(VolumePlace { volume: found, path: folder.join(IMAGE), records: folder })
+    let path = folder.join(IMAGE);
+    // A resize that was interrupted left a file longer than the volume; nothing was ever kept there.
+    let fail = |e| Error::from_io("open a volume", e).with("volume", &expected.id);
+    if std::fs::metadata(&path).map_err(fail)?.len() > found.size_bytes {
+        OpenOptions::new().write(true).open(&path).and_then(|image| image.set_len(found.size_bytes)).map_err(fail)?;
+    }
+    Ok(VolumePlace { volume: found, path, records: folder })
 }
 
 impl Target for LocalSite {

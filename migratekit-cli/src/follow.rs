@@ -1,0 +1,172 @@
+//! A job followed to its end: a line for each event, or a bar; the same for a job of this process and of another.
+
+use std::io::IsTerminal;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use migratekit_core::engine::Engine;
+use migratekit_core::id::JobId;
+use migratekit_core::model::{Event, EventKind, Job, JobStatus};
+use migratekit_core::units::ByteSize;
+use migratekit_core::{Error, ErrorKind, Result};
+
+use crate::args::{Global, Output};
+use crate::ending::Ending;
+use crate::output;
+use crate::table::when;
+
+/// How a job is shown while it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Follow {
+    /// A line on stdout for each event.
+    Lines,
+    /// A bar on a terminal's stderr.
+    Bar,
+}
+
+/// Follows a job until it rests. When the program is asked to end meanwhile: Ctrl-C cancels the job and its undo is waited for; another
+/// signal ends the following (who runs the job then stops its runner, which lays the job down).
+pub(crate) async fn to_the_end(global: &Global, engine: &Engine, job: &JobId, how: Follow, ending: &Ending) -> Result<Job> {
+    let jobs = engine.jobs();
+    let mut events = jobs.follow(job).await?;
+    let shown = Shown::begin(global, how, engine);
+    let mut cancelled = false;
+    loop {
+        tokio::select! {
+            event = events.next() => match event? {
+                Some(event) => shown.event(&event)?,
+                None => break,
+            },
+            () = ending.token().cancelled(), if !cancelled => {
+                if !ending.interrupted() {
+                    break;
+                }
+                cancelled = true;
+                jobs.cancel(job).await?;
+            }
+        }
+    }
+    drop(shown);
+    jobs.get(job).await
+}
+
+/// Follows a job, whoever runs it; when the program is asked to end the following ends, and the job does not.
+pub(crate) async fn watch(global: &Global, engine: &Engine, job: &JobId, ending: &Ending) -> Result<Job> {
+    let mut events = engine.jobs().follow(job).await?;
+    let shown = Shown::begin(global, Follow::Lines, engine);
+    loop {
+        tokio::select! {
+            event = events.next() => match event? {
+                Some(event) => shown.event(&event)?,
+                None => return engine.jobs().get(job).await,
+            },
+            () = ending.token().cancelled() => {
+                let text = "the following was ended, the job was not";
+                return Err(Error::new(ErrorKind::Cancelled, "follow a job", text).with("job", job));
+            }
+        }
+    }
+}
+
+/// Success, or the error that the job's end is for the one who waited for it.
+pub(crate) fn verdict(job: &Job) -> Result<()> {
+    let error = |kind: ErrorKind, text: String| Err(Error::new(kind, "run the job to its end", text).with("job", &job.id));
+    let kind = || {
+        let code = job.error_kind.as_deref().unwrap_or_default();
+        ErrorKind::ALL.iter().copied().find(|kind| kind.code() == code).unwrap_or(ErrorKind::Internal)
+    };
+    let why = job.error_message.clone().unwrap_or_else(|| "no reason was written down".to_owned());
+    match job.status {
+        JobStatus::Completed => Ok(()),
+        JobStatus::Failed => error(kind(), why),
+        JobStatus::NeedsAttention => {
+            let next = job.next_action.as_deref().unwrap_or("look at the job's log");
+            error(kind(), format!("{why}; it cannot go on by itself: {next}"))
+        }
+        JobStatus::Cancelled | JobStatus::RolledBack => {
+            error(ErrorKind::Cancelled, "it was cancelled, and what it made is undone".to_owned())
+        }
+        status => error(
+            ErrorKind::Cancelled,
+            format!("it is {status}: this process ended before it; `migratekit replicate resume VM` continues it"),
+        ),
+    }
+}
+
+/// What is shown while a job runs.
+struct Shown<'a> {
+    global: &'a Global,
+    how: Follow,
+    engine: &'a Engine,
+    bar: Option<ProgressBar>,
+}
+
+impl<'a> Shown<'a> {
+    fn begin(global: &'a Global, how: Follow, engine: &'a Engine) -> Self {
+        let wanted = how == Follow::Bar && !global.quiet && std::io::stderr().is_terminal();
+        let bar = wanted.then(|| {
+            let bar = ProgressBar::with_draw_target(Some(100), ProgressDrawTarget::stderr());
+            if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {percent}%") {
+                bar.set_style(style);
+            }
+            bar
+        });
+        Shown { global, how, engine, bar }
+    }
+
+    fn event(&self, event: &Event) -> Result<()> {
+        match (self.how, self.global.output) {
+            (Follow::Lines, Output::Json) => output::json_line(event),
+            (Follow::Lines, Output::Table) => match line(self.engine, event) {
+                Some(text) => output::line(&format!("{}  {text}", when(event.at))),
+                None => Ok(()),
+            },
+            (Follow::Bar, _) => {
+                self.advance(event);
+                Ok(())
+            }
+        }
+    }
+
+    fn advance(&self, event: &Event) {
+        let Some(bar) = &self.bar else { return };
+        if let Some(percent) = event.data.get("percent").and_then(serde_json::Value::as_u64) {
+            bar.set_position(percent);
+        }
+        if let Some(step) = event.data.get("step").and_then(serde_json::Value::as_str) {
+            bar.set_message(self.engine.step_title(step).to_owned());
+        }
+    }
+}
+
+impl Drop for Shown<'_> {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// An event in words; `None` for one that tells people nothing.
+fn line(engine: &Engine, event: &Event) -> Option<String> {
+    let text = |key: &str| event.data.get(key).and_then(serde_json::Value::as_str);
+    let number = |key: &str| event.data.get(key).and_then(serde_json::Value::as_u64);
+    let step = text("step").map(|step| engine.step_title(step));
+    Some(match event.kind {
+        EventKind::JobCreated => "begun".to_owned(),
+        EventKind::JobStatus => text("to")?.replace('_', " "),
+        EventKind::StepStatus => match (text("to")?, step?) {
+            ("running", title) => title.to_owned(),
+            (to, title) => format!("{title}: {}", to.replace('_', " ")),
+        },
+        EventKind::JobProgress => {
+            let bytes = match (number("bytes_done"), number("bytes_total")) {
+                (Some(done), Some(total)) if total > 0 => format!(", {} of {}", ByteSize(done), ByteSize(total)),
+                _ => String::new(),
+            };
+            format!("{}%  {}{bytes}", number("percent")?, step?)
+        }
+        EventKind::PointCommitted => "a new complete point is safe".to_owned(),
+        EventKind::PointApplied => "the new point is in the volumes".to_owned(),
+        _ => return None,
+    })
+}

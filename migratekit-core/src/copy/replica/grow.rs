@@ -1,0 +1,82 @@
+//! A volume that became larger: its point becomes larger with it, by zeros.
+
+use std::sync::Arc;
+
+use super::point::{END_BLOCK, Ends, Point};
+use super::record::{Held, Record};
+use super::{Replica, ReplicaOptions, ReplicaSite, SideFile};
+use crate::block::{BlockRead, Persist, ZeroMode};
+use crate::copy::digest::digest_of;
+use crate::error::{Error, ErrorKind, Result};
+use crate::units::ByteRange;
+
+const GROW: &str = "let a replica grow";
+
+impl Replica {
+    /// The volume, which has `size` bytes now, was smaller when its point was committed, as `before` says. What is new is made zero, and
+    /// the point is recorded with its new ends, which are told: the caller records them where it recorded the old ones. Its ledger begins
+    /// anew. Repeated after a crash, it only tells.
+    ///
+    /// # Errors
+    /// `InvalidInput`: no point, or not larger. `AlreadyExists`: a pass waits beside the volume; it must be settled first. `Changed`: the
+    /// volume has another size. `ForeignContent`: it has not the content that was committed. Else as [`Replica::open`].
+    pub async fn grow(site: Arc<dyn ReplicaSite>, before: &ReplicaOptions, size: u64) -> Result<Point> {
+        let Some(committed) = before.committed.as_ref().filter(|_| size > before.size) else {
+            return Err(
+                Error::new(ErrorKind::InvalidInput, GROW, "it holds no point, or is not to become larger").with("volume", site.name())
+            );
+        };
+        let now = ReplicaOptions { size, committed: None, ..before.clone() };
+        let volume = super::open_volume(&*site, &now).await?;
+        // The record first: once it speaks of the new size, all was done.
+        let record = match Record::read(site.file(SideFile::Point), &before.identity, before.size).await {
+            Err(error) if error.kind() == ErrorKind::Mismatch => {
+                let grown = Record::read(site.file(SideFile::Point), &before.identity, size).await.map_err(|_| error)?;
+                let held = grown.holds.as_ref().map(Held::point).transpose()?;
+                return held.filter(|held| held.name == committed.name).ok_or_else(|| other(&*site, committed));
+            }
+            other => other?,
+        };
+        if record.pass.is_some() {
+            return Err(Error::new(ErrorKind::AlreadyExists, GROW, "a pass waits beside the volume; it must be settled first")
+                .with("volume", site.name()));
+        }
+        if record.holds.as_ref().is_none_or(|held| *held.name() != committed.name) {
+            return Err(other(&*site, committed));
+        }
+        check_old_ends(&*volume.disk, &*site, before.size, committed).await?;
+        volume.disk.zero(ByteRange::between(before.size, size), ZeroMode { may_punch: true, only_fast: false }, Persist::Cached).await?;
+        volume.disk.flush().await?;
+        let point = Point { name: committed.name.clone(), ends: Ends::of(&*volume.disk).await? };
+        let replica = Replica::assemble(Arc::clone(&site), volume, &now, Record::new(&before.identity, size)).await?;
+        replica.inner.record_commit(&point).await?;
+        replica.inner.change_record(|record| record.holds = Some(Held::new(&point))).await?;
+        replica.close().await?;
+        Ok(point)
+    }
+}
+
+fn other(site: &dyn ReplicaSite, committed: &Point) -> Error {
+    Error::new(ErrorKind::Mismatch, GROW, "the volume holds another point than the committed one")
+        .with("volume", site.name())
+        .with("committed", &committed.name)
+}
+
+/// The volume is the one that was committed, as far as it reached then.
+async fn check_old_ends(disk: &dyn BlockRead, site: &dyn ReplicaSite, size: u64, committed: &Point) -> Result<()> {
+    let last = size.saturating_sub(1) / END_BLOCK * END_BLOCK;
+    let found = Ends {
+        first: digest_of(disk, ByteRange::between(0, size.min(END_BLOCK))).await?,
+        last: digest_of(disk, ByteRange::between(last, size)).await?,
+    };
+    if found == committed.ends {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::ForeignContent,
+        GROW,
+        "it has not the content that was committed: another volume, or written by somebody else",
+    )
+    .with("volume", site.name())
+    .with("point", &committed.name))
+}

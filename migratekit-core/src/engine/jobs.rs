@@ -1,0 +1,245 @@
+//! Jobs of every kind, as rows: listed, looked at, followed, ended. It works from any process, also from one that runs nothing.
+
+use serde::Serialize;
+
+use super::Engine;
+use super::page::{self, Page};
+use crate::clock::Timestamp;
+use crate::error::{Error, Result};
+use crate::id::{ContextId, JobId};
+use crate::jobs::Follow;
+use crate::model::{Event, EventKind, Job, JobKind, JobLogLine, JobStatus, Percent, StepStatus};
+use crate::replication::STEPS;
+use crate::store::{JobRow, JobSearch};
+use crate::task::CancellationToken;
+
+/// The jobs of an engine's catalog.
+#[derive(Debug, Clone)]
+pub struct JobRows {
+    engine: Engine,
+}
+
+/// Which jobs.
+#[derive(Debug, Clone, Default)]
+pub struct JobFilter {
+    /// Those of the VM of this name or id.
+    pub vm: Option<String>,
+    /// Those that hold their VM.
+    pub active: bool,
+    /// Those with this status.
+    pub status: Option<JobStatus>,
+}
+
+/// A job in a list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct JobLine {
+    /// Its id.
+    pub id: JobId,
+    /// What it does.
+    pub kind: JobKind,
+    /// Where it is.
+    pub status: JobStatus,
+    /// How far it is.
+    pub percent: Percent,
+    /// Its VM, while that is managed.
+    pub context: Option<ContextId>,
+    /// Its VM's name.
+    pub vm_name: Option<String>,
+    /// The step that failed.
+    pub failed_step: Option<String>,
+    /// The kind of that failure.
+    pub error_kind: Option<String>,
+    /// When it was asked for.
+    pub created_at: Timestamp,
+    /// When it was begun.
+    pub started_at: Option<Timestamp>,
+    /// When it came to rest.
+    pub completed_at: Option<Timestamp>,
+}
+
+impl From<JobRow> for JobLine {
+    fn from(row: JobRow) -> Self {
+        JobLine {
+            id: row.id,
+            kind: row.kind,
+            status: row.status,
+            percent: row.percent,
+            context: row.context,
+            vm_name: row.vm_name,
+            failed_step: row.failed_step,
+            error_kind: row.error_kind,
+            created_at: row.created_at,
+            started_at: row.started_at,
+            completed_at: row.completed_at,
+        }
+    }
+}
+
+/// A job with its steps.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct JobDetail {
+    /// The job.
+    pub job: Job,
+    /// Its steps, in order.
+    pub steps: Vec<StepLine>,
+}
+
+/// A step of a job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct StepLine {
+    /// Its name.
+    pub name: String,
+    /// What people read.
+    pub title: &'static str,
+    /// Where it is.
+    pub status: StepStatus,
+    /// How often it was begun.
+    pub attempt: u32,
+    /// When it was begun last.
+    pub started_at: Option<Timestamp>,
+    /// When it ended.
+    pub completed_at: Option<Timestamp>,
+    /// Why it failed, in technical words.
+    pub error_message: Option<String>,
+}
+
+/// The most log lines in one answer.
+const LOG: usize = 10_000;
+
+impl JobRows {
+    pub(super) fn of(engine: &Engine) -> Self {
+        JobRows { engine: engine.clone() }
+    }
+
+    /// Jobs, newest first: at most `limit` (1 to 500) behind the cursor `after`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidInput`](crate::ErrorKind::InvalidInput) for a limit or a cursor that is none; those of finding the VM.
+    pub async fn list(&self, filter: &JobFilter, limit: u32, after: Option<&str>) -> Result<Page<JobLine>> {
+        let limit = page::size(limit)?;
+        let after = &after.map(page::read_cursor).transpose()?;
+        let context = match &filter.vm {
+            Some(vm) => Some(self.engine.contexts().find(vm).await?.id),
+            None => None,
+        };
+        let context = context.as_ref();
+        let read = self.engine.store().read("list jobs", |tx| async move {
+            let after = after.as_ref().map(|(time, id)| (*time, id));
+            tx.job_lists().jobs(&JobSearch { context, active: filter.active, status: filter.status, after }, limit + 1).await
+        });
+        let lines = read.await?.into_iter().map(JobLine::from).collect();
+        Ok(page::cut(lines, limit, |line: &JobLine| page::cursor_of(line.created_at, &line.id)))
+    }
+
+    /// The job.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound).
+    pub async fn get(&self, id: &JobId) -> Result<Job> {
+        self.engine.desk().get(id).await
+    }
+
+    /// The job with its steps.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound).
+    pub async fn detail(&self, id: &JobId) -> Result<JobDetail> {
+        let job = self.get(id).await?;
+        let steps = self.engine.desk().steps(id).await?.into_iter().map(|step| StepLine {
+            title: self.engine.step_title(&step.name),
+            name: step.name,
+            status: step.status,
+            attempt: step.attempt,
+            started_at: step.started_at,
+            completed_at: step.completed_at,
+            error_message: step.error_message,
+        });
+        Ok(JobDetail { job, steps: steps.collect() })
+    }
+
+    /// Asks a job to end; what it made is undone by whoever runs it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound); [`ErrorKind::InvalidInput`](crate::ErrorKind::InvalidInput) for a job that is
+    /// behind its point of return and will be finished.
+    pub async fn cancel(&self, id: &JobId) -> Result<Job> {
+        self.engine.desk().cancel(id, None).await?;
+        self.get(id).await
+    }
+
+    /// What it wrote about itself: the last `lines` lines.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound).
+    pub async fn log(&self, id: &JobId, lines: u32) -> Result<Vec<JobLogLine>> {
+        self.get(id).await?;
+        let keep = usize::try_from(lines).unwrap_or(LOG).min(LOG);
+        let mut kept: Vec<JobLogLine> = Vec::new();
+        loop {
+            let last = kept.last().map(|line| line.id);
+            let page = self.engine.store().read("read a job's log", |tx| async move { tx.logs().of_job(id, last).await }).await?;
+            if page.is_empty() {
+                return Ok(kept);
+            }
+            kept.extend(page);
+            kept.drain(..kept.len().saturating_sub(keep.max(1)));
+        }
+    }
+
+    /// Waits until the job has come to rest, or is laid down.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound).
+    pub async fn wait(&self, id: &JobId) -> Result<Job> {
+        let rests = |job: &Job| !job.status.is_busy() || job.status == JobStatus::Paused;
+        self.engine.desk().wait_until(id, &CancellationToken::new(), rests).await
+    }
+
+    /// Follows a job's events from its first to the one that ends it; also those of a job that another process runs.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound).
+    pub async fn follow(&self, id: &JobId) -> Result<JobEvents> {
+        self.get(id).await?;
+        Ok(JobEvents { events: self.engine.desk().follow_job(id, None), over: false })
+    }
+}
+
+/// The events of one job, in order.
+#[derive(Debug)]
+pub struct JobEvents {
+    events: Follow,
+    over: bool,
+}
+
+impl JobEvents {
+    /// The next event; waits for it. `None` behind the one by which the job came to rest or was laid down. May be dropped while it waits.
+    ///
+    /// # Errors
+    /// Those of the catalog.
+    pub async fn next(&mut self) -> Result<Option<Event>> {
+        if self.over {
+            return Ok(None);
+        }
+        let event = self.events.next(&CancellationToken::new()).await?;
+        self.over = ends(&event)?;
+        Ok(Some(event))
+    }
+}
+
+/// Whether the job rests behind this event.
+fn ends(event: &Event) -> Result<bool> {
+    let to = event.data.get("to").and_then(serde_json::Value::as_str);
+    match (event.kind, to) {
+        (EventKind::JobStatus, Some(to)) => to.parse().map(|to: JobStatus| !to.is_busy()).map_err(|e: Error| e.with("event", event.id)),
+        _ => Ok(false),
+    }
+}
+
+impl Engine {
+    /// What people read of a step; an unknown one is called by nothing but "Working".
+    #[must_use]
+    pub fn step_title(&self, name: &str) -> &'static str {
+        STEPS.iter().find(|step| step.name == name).map_or("Working", |step| step.title)
+    }
+}

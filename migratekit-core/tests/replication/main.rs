@@ -1,0 +1,10 @@
+//! Replications on a local site: what they do, what they refuse, and what is left when they are interrupted.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_possible_wrap)]
+
+mod crash;
+mod disks;
+mod flow;
+mod refusals;
+mod rig;
