@@ -27,7 +27,6 @@ mod open;
 mod pool;
 mod replicas;
 mod replications;
-#[allow(dead_code, reason = "for the repositories that follow")]
 mod row;
 mod session;
 mod statement;
