@@ -8,5 +8,6 @@ mod crash;
 mod following;
 mod outage;
 mod processes;
+mod recovering;
 mod rig;
 mod running;

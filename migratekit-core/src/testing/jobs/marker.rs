@@ -11,7 +11,7 @@
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -21,9 +21,9 @@ use super::Trial;
 use crate::block::BoxFuture;
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{ContextId, JobId};
+use crate::id::{ContextId, DiskKey, JobId};
 use crate::jobs::{Jobs, NewJob, Outcome, Progress, Saga, SagaDefinition, SagaFactory, Sagas, StepContext, StepEnd, StepSpec, Thing};
-use crate::model::{Job, JobKind, JobStatus};
+use crate::model::{Job, JobKind, JobStatus, OtherSide};
 use crate::store::{Store, Tx};
 
 const STEPS: &[StepSpec] = &[
@@ -61,10 +61,11 @@ pub struct MarkerInput {
     pub child: Option<Box<MarkerInput>>,
 }
 
-/// The world: a folder.
+/// The world: a folder, and what its other side says of jobs whose runner is gone.
 #[derive(Debug, Clone)]
 pub struct MarkerWorld {
     folder: PathBuf,
+    other: Arc<Mutex<OtherSide>>,
 }
 
 /// A VM for tests: only its row.
@@ -95,7 +96,12 @@ impl MarkerWorld {
     #[allow(clippy::expect_used)]
     pub fn in_folder(folder: &Path) -> Self {
         fs::create_dir_all(folder.join("things")).expect("make the world");
-        MarkerWorld { folder: folder.to_path_buf() }
+        MarkerWorld { folder: folder.to_path_buf(), other: Arc::new(Mutex::new(OtherSide::None)) }
+    }
+
+    /// From now on the other side says this of jobs whose runner is gone.
+    pub fn other_side_says(&self, says: OtherSide) {
+        *self.other.lock().unwrap_or_else(PoisonError::into_inner) = says;
     }
 
     /// The saga, as a program knows it.
@@ -202,6 +208,10 @@ impl SagaFactory for Factory {
         let input: MarkerInput = serde_json::from_value(job.input.clone())
             .map_err(|e| Error::new(ErrorKind::InvalidInput, "read a marker job", "its input is not understood").with_source(e))?;
         Ok(Arc::new(Marker { world: self.world.clone(), input }))
+    }
+
+    fn other_side<'a>(&'a self, _job: &'a Job) -> BoxFuture<'a, (OtherSide, Vec<DiskKey>)> {
+        Box::pin(async { (self.world.other.lock().unwrap_or_else(PoisonError::into_inner).clone(), vec![DiskKey::new(2000)]) })
     }
 }
 
