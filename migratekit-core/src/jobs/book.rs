@@ -175,7 +175,7 @@ impl Book<'_> {
             tx.jobs().show(&self.grip.job, percent).await?;
             saga.record(progress, &page.job, &tx).await?;
             let data =
-                json!({ "step": spec.name, "epoch": self.grip.epoch, "percent": percent, "bytes_done": progress.bytes_done, "bytes_total": progress.bytes_total });
+                json!({ "step": spec.name, "epoch": self.grip.epoch(), "percent": percent, "bytes_done": progress.bytes_done, "bytes_total": progress.bytes_total });
             tx.events().append(&self.event(EventKind::JobProgress, &page.job, data)).await.map(|_| ())
         })
         .await
@@ -222,7 +222,7 @@ impl Book<'_> {
         }
         let data = json!({
             "step": step.name, "from": step.status, "to": to, "percent": percent,
-            "epoch": self.grip.epoch, "attempt": attempt.unwrap_or(step.attempt), "error_kind": failure.map(|failure| &failure.kind),
+            "epoch": self.grip.epoch(), "attempt": attempt.unwrap_or(step.attempt), "error_kind": failure.map(|failure| &failure.kind),
         });
         tx.events().append(&self.event(EventKind::StepStatus, &page.job, data)).await.map(|_| ())
     }

@@ -83,7 +83,7 @@ impl StepContext {
     /// What every write outside carries: the right of this runner to this job's volumes.
     #[must_use]
     pub fn epoch(&self) -> Epoch {
-        self.grip.epoch
+        self.grip.epoch()
     }
 
     /// How often the step was begun, this time included; 1 and more.

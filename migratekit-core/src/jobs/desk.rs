@@ -154,7 +154,7 @@ impl Desk {
             }
             let work = &work;
             let done = self.store.write("write as the owner of a job", |tx| async move {
-                if tx.jobs().hold(&grip.job, &grip.owner, grip.epoch).await? { work(tx).await } else { Err(fenced(grip)) }
+                if tx.jobs().hold(&grip.job, &grip.owner, grip.epoch()).await? { work(tx).await } else { Err(fenced(grip)) }
             });
             match done.await {
                 Ok(done) => {

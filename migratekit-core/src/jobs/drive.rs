@@ -57,7 +57,7 @@ impl Drive {
     /// Drives the job until it rests. What the catalog or the saga's code refuses for good is left to a person; else the same would be
     /// tried again for ever.
     pub(super) async fn run(self) -> Rest {
-        let span = tracing::info_span!("job", job = %self.job.id, kind = %self.job.kind, epoch = %self.grip.epoch);
+        let span = tracing::info_span!("job", job = %self.job.id, kind = %self.job.kind, epoch = %self.grip.epoch());
         async {
             let error = match caught(self.drive()).await {
                 Ok(rest) => return rest,

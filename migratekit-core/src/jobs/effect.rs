@@ -104,7 +104,8 @@ impl StepContext {
     }
 
     /// Runs another job as a part of this one, and waits until it rests; `key` names it, so that it is begun once however often this step is.
-    /// It is cancelled, paused and continued with this job. What its end means is for the step to say.
+    /// It is cancelled, paused and continued with this job, and its writes fence this job's until it rests. What its end means is for the step
+    /// to say. An error when the step was asked to end.
     pub async fn child(&self, key: &'static str, job: NewJob) -> Result<Job> {
         let id = self.once(key, JobId::generate).await?;
         let jobs = Jobs { desk: Arc::clone(&self.desk) };
@@ -129,15 +130,29 @@ impl StepContext {
         match (rested.await, self.grip.stopped()) {
             (Err(_), Some(Stop::Cancel)) => {
                 jobs.cancel(&id, None).await?;
-                jobs.wait(&id, &self.grip.token).await
+                jobs.wait(&id, &self.grip.token).await?;
+                self.take_back().await?;
+                Err(self.check().err().unwrap_or_else(|| fenced(&self.grip)))
             }
             (Err(_), Some(Stop::Pause)) => {
                 // It may have come to rest, or be past its own point of return, meanwhile.
                 let _ = jobs.pause(&id).await;
                 Err(self.check().err().unwrap_or_else(|| fenced(&self.grip)))
             }
-            (rested, _) => rested,
+            (rested, _) => {
+                let child = rested?;
+                self.take_back().await?;
+                Ok(child)
+            }
         }
+    }
+
+    /// A child writes to the same volumes, with a higher epoch than its parent's. Once it rests, the parent takes a higher one still.
+    async fn take_back(&self) -> Result<()> {
+        let Some(context) = &self.job.context else { return Ok(()) };
+        let epoch = self.commit_as("take-back", |tx| async move { tx.jobs().raise(&self.job.id, context).await }).await?;
+        self.grip.raised(epoch);
+        Ok(())
     }
 
     /// The things that this job wrote down, in the order of writing.
@@ -150,7 +165,7 @@ impl StepContext {
     }
 
     async fn intend(&self, thing: &Thing) -> Result<()> {
-        let intent = &NewIntent { job: &self.job.id, step: self.step.name, kind: thing.kind, name: &thing.name, epoch: self.grip.epoch };
+        let intent = &NewIntent { job: &self.job.id, step: self.step.name, kind: thing.kind, name: &thing.name, epoch: self.grip.epoch() };
         self.commit_as("intend", |tx| async move { tx.intents().intend(intent).await }).await
     }
 

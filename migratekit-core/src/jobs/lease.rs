@@ -116,7 +116,7 @@ pub(super) enum Stop {
 pub(super) fn fenced(grip: &Grip) -> Error {
     Error::new(ErrorKind::Fenced, "write as the owner of a job", "the lease was lost: another runner may have taken the job")
         .with("job", &grip.job)
-        .with("epoch", grip.epoch)
+        .with("epoch", grip.epoch())
 }
 
 /// A job as this runner holds it.
@@ -124,7 +124,6 @@ pub(super) fn fenced(grip: &Grip) -> Error {
 pub(super) struct Grip {
     pub(super) job: JobId,
     pub(super) owner: RunnerId,
-    pub(super) epoch: Epoch,
     /// Ends with the lease or the process: all work on the job watches it, undo too.
     pub(super) token: CancellationToken,
     /// Ends with the present step.
@@ -133,6 +132,7 @@ pub(super) struct Grip {
 
 #[derive(Debug)]
 struct State {
+    epoch: Epoch,
     good_until: Instant,
     stop: Option<Stop>,
     step: Option<CancellationToken>,
@@ -140,11 +140,21 @@ struct State {
 
 impl Grip {
     pub(super) fn new(job: JobId, owner: RunnerId, epoch: Epoch, token: CancellationToken, good_until: Instant) -> Self {
-        Grip { job, owner, epoch, token, state: Mutex::new(State { good_until, stop: None, step: None }) }
+        Grip { job, owner, token, state: Mutex::new(State { epoch, good_until, stop: None, step: None }) }
     }
 
     fn with<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What its writes carry.
+    pub(super) fn epoch(&self) -> Epoch {
+        self.with(|state| state.epoch)
+    }
+
+    /// The job took the right to write back from its child.
+    pub(super) fn raised(&self, epoch: Epoch) {
+        self.with(|state| state.epoch = epoch);
     }
 
     /// A renewal that began at `asked` succeeded.
@@ -204,5 +214,78 @@ impl Grip {
     /// A step that was quiet ended; the next may be told anew.
     pub(super) fn forget_quiet(&self) {
         self.with(|state| state.stop = state.stop.filter(|why| *why != Stop::Quiet));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::clock::{self, Timestamp};
+
+    const STILL: Duration = Duration::from_secs(10);
+
+    fn lease(owner: &RunnerId, renewals: u64) -> Lease {
+        Lease { owner: owner.clone(), epoch: Epoch::NONE, until: Timestamp::MIN, renewals }
+    }
+
+    #[test]
+    fn an_owner_that_stands_still_is_dead_only_after_the_time_and_with_its_lease_over() {
+        let (start, job, owner) = (clock::now(), JobId::generate(), RunnerId::generate());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut observer = Observer::default();
+        let mut dead = |seconds, renewals, over| observer.dead(at(seconds), &job, &lease(&owner, renewals), over, Owner::Unknown, STILL);
+        assert!(!dead(0, 7, true), "seen for the first time");
+        assert!(!dead(9, 7, true), "not long enough");
+        assert!(!dead(11, 7, false), "its lease is not over");
+        assert!(dead(11, 7, true));
+        assert!(!dead(12, 8, true), "it lives after all");
+        assert!(!dead(21, 8, true));
+        assert!(dead(22, 8, true));
+    }
+
+    #[test]
+    fn a_lock_says_more_than_any_clock() {
+        let (now, job, owner) = (clock::now(), JobId::generate(), RunnerId::generate());
+        let mut observer = Observer::default();
+        assert!(observer.dead(now, &job, &lease(&owner, 0), false, Owner::Gone, STILL));
+        for seconds in [0, 100, 1000] {
+            assert!(!observer.dead(now + Duration::from_secs(seconds), &job, &lease(&owner, 0), true, Owner::Lives, STILL));
+        }
+    }
+
+    proptest! {
+        /// Whatever the wall clocks say (`over` is anything), an owner that renews every few seconds is never thought dead.
+        #[test]
+        fn no_step_of_a_clock_steals_from_the_living(looks in prop::collection::vec((1_u64..4000, any::<bool>()), 1..200)) {
+            let (start, job, owner) = (clock::now(), JobId::generate(), RunnerId::generate());
+            let (mut observer, mut passed) = (Observer::default(), 0);
+            for (milliseconds, over) in looks {
+                passed += milliseconds;
+                let (now, renewals) = (start + Duration::from_millis(passed), passed / 5000);
+                prop_assert!(!observer.dead(now, &job, &lease(&owner, renewals), over, Owner::Unknown, STILL));
+            }
+        }
+    }
+
+    #[test]
+    fn a_stronger_reason_replaces_a_weaker_one_and_a_lost_lease_is_never_held_again() {
+        let now = clock::now();
+        let grip = Grip::new(JobId::generate(), RunnerId::generate(), Epoch::NONE, CancellationToken::new(), now + STILL);
+        let step = grip.forward();
+        grip.stop(Stop::Pause);
+        assert!(step.is_cancelled() && !grip.token.is_cancelled());
+        grip.stop(Stop::Quiet);
+        assert_eq!(grip.stopped(), Some(Stop::Pause));
+        grip.answer(None);
+        assert!(!grip.forward().is_cancelled(), "the pause was taken back");
+        assert!(grip.holds(now) && !grip.holds(now + STILL));
+        grip.renewed(now + STILL, STILL);
+        assert!(grip.holds(now + STILL));
+        grip.stop(Stop::Lost);
+        grip.answer(None);
+        grip.renewed(now + STILL, STILL * 9);
+        assert!(!grip.holds(now) && grip.token.is_cancelled());
     }
 }

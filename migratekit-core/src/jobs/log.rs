@@ -35,7 +35,7 @@ const BATCH: usize = 256;
 /// The longest message, in bytes; the rest is cut.
 const MAX_MESSAGE: usize = 8 * 1024;
 
-/// How long the writer gathers lines before it stores them.
+/// How long the writer gathers lines before it stores them, unless a batch is full already.
 const GATHER: Duration = Duration::from_millis(500);
 
 /// How long it waits after the catalog refused a batch, before it tries the same batch again.
@@ -203,7 +203,9 @@ impl LogWriter {
         let mut batch = Vec::with_capacity(BATCH);
         while let Some(Some(first)) = token.run_until_cancelled(self.receiver.recv()).await {
             batch.push(first);
-            let _ = token.run_until_cancelled(clock::sleep(GATHER)).await;
+            if self.receiver.len() < BATCH {
+                let _ = token.run_until_cancelled(clock::sleep(GATHER)).await;
+            }
             self.fill(&mut batch);
             while !self.store(&store, &mut batch).await && !token.is_cancelled() {
                 let _ = token.run_until_cancelled(clock::sleep(AGAIN)).await;

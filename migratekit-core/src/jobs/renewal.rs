@@ -47,7 +47,7 @@ async fn once(shared: &Shared, lease: Duration) -> Result<()> {
     let late = || Error::new(ErrorKind::Timeout, "renew leases", "the catalog did not answer within the time of a lease");
     let renewed = clock::within(lease, renewed).await.ok_or_else(late)??;
     for grip in grips {
-        if renewed.iter().any(|(job, epoch)| *job == grip.job && *epoch == grip.epoch) {
+        if renewed.contains(&grip.job) {
             grip.renewed(asked, lease);
         }
     }

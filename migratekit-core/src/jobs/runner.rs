@@ -272,7 +272,7 @@ impl Shared {
         }
         let rows = self.jobs.desk.read(|tx| async move { tx.jobs().held_by(&self.id).await }).await?;
         for grip in grips {
-            match rows.iter().find(|row| row.id == grip.job && row.lease.as_ref().is_some_and(|lease| lease.epoch == grip.epoch)) {
+            match rows.iter().find(|row| row.id == grip.job) {
                 Some(row) if row.pivot_crossed || row.status == JobStatus::RollingBack => {}
                 Some(row) if row.cancel_requested => grip.stop(Stop::Cancel),
                 Some(row) if row.pause_requested => grip.stop(Stop::Pause),

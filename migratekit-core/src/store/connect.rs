@@ -170,8 +170,10 @@ async fn set_up(operation: &'static str, connection: &mut sqlx::MySqlConnection)
     if cluster && !is("wsrep_ready", "ON") {
         return Ok(Err(Error::new(ErrorKind::Unreachable, operation, "this node is not part of the cluster at present")));
     }
+    // A process that stands still in the middle of a transaction (stopped, swapped out) must not keep its locks: after three seconds the
+    // server ends it, well before any lease is over.
     let mut settings = "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION,ERROR_FOR_DIVISION_BY_ZERO', \
-                        innodb_lock_wait_timeout = 5, foreign_key_checks = 1, unique_checks = 1, autocommit = 1"
+                        innodb_lock_wait_timeout = 5, idle_write_transaction_timeout = 3, foreign_key_checks = 1, unique_checks = 1, autocommit = 1"
         .to_owned();
     if known.contains_key("innodb_snapshot_isolation") {
         // A row that changed since this transaction read it is an error, and the transaction is run again: no update is lost.

@@ -55,11 +55,6 @@ pub(super) fn copy_of(error: &Error) -> Error {
     }
 }
 
-/// Whether `error` says that a row with the same `columns` exists already.
-pub(crate) fn is_duplicate(error: &Error, columns: &str) -> bool {
-    error.kind() == ErrorKind::AlreadyExists && error.context_value(UNIQUE) == Some(columns)
-}
-
 /// The columns of the unique key that a driver's message names. MariaDB's keys are named after their columns for this.
 fn violated_key(message: &str) -> Option<String> {
     if let Some((_, columns)) = message.split_once("UNIQUE constraint failed: ") {

@@ -183,8 +183,16 @@ impl Jobs<'_> {
         Ok(self.0.sql("check the right to write", text).bind(id).bind(runner).bind(epoch).run().await? == 1)
     }
 
-    /// Renews the leases that a runner has on these jobs. Gives those it still had, with their epochs.
-    pub async fn renew(&self, runner: &RunnerId, jobs: &[JobId], lease: Duration) -> Result<Vec<(JobId, Epoch)>> {
+    /// Raises the epoch of a job that is held: its child wrote with a higher one, and has come to rest.
+    pub async fn raise(&self, id: &JobId, context: &ContextId) -> Result<Epoch> {
+        let epoch = self.raise_epoch(context).await?;
+        let text = "UPDATE job_tracking SET epoch = ? WHERE id = ?";
+        self.0.sql("raise a job's epoch", text).bind(epoch).bind(id).run_found("there is no such job").await?;
+        Ok(epoch)
+    }
+
+    /// Renews the leases that a runner has on these jobs. Gives those it still had.
+    pub async fn renew(&self, runner: &RunnerId, jobs: &[JobId], lease: Duration) -> Result<Vec<JobId>> {
         if jobs.is_empty() {
             return Ok(Vec::new());
         }
@@ -195,8 +203,8 @@ impl Jobs<'_> {
         );
         let statement = self.0.sql("renew leases", text).bind(micros(lease)).bind(runner);
         jobs.iter().fold(statement, |statement, job| statement.bind(job)).run().await?;
-        let text = "SELECT id, epoch FROM job_tracking WHERE lease_owner = ?";
-        self.0.sql("renew leases", text).bind(runner).all(|row| Ok((row.parse("id")?, row.number("epoch")?))).await
+        let text = "SELECT id FROM job_tracking WHERE lease_owner = ?";
+        self.0.sql("renew leases", text).bind(runner).all(|row| row.parse("id")).await
     }
 
     /// Ends the lease.

@@ -42,22 +42,38 @@ impl Tx {
 }
 
 impl Logs<'_> {
-    /// Appends lines. Those of a job that are not of the lowest level go to its own log too. A job or step that is gone is no error: its
+    /// Appends lines, at most some hundred at once. Those of a job that are not of the lowest level go to its own log too. A job or step that is gone is no error: its
     /// lines are kept without the link.
     pub async fn append(&self, lines: &[NewLogLine]) -> Result<()> {
-        for line in lines {
-            let text = "INSERT INTO log_events (job_id, step_id, level, message, attrs, ts) VALUES \
-                        ((SELECT id FROM job_tracking WHERE id = ?), (SELECT id FROM job_steps WHERE id = ?), ?, ?, ?, ?)";
-            let statement = self.0.sql("store log lines", text).bind(line.job.as_ref()).bind(line.step).bind(line.level.code());
-            statement.bind(line.message.as_str()).bind(line.attrs.as_ref()).bind(line.at).run().await?;
-            if let Some(job) = line.job.as_ref().filter(|_| line.level > LogLevel::Debug) {
-                let text = "INSERT INTO job_execution_log (job_id, log_level, message, details, operation_phase, created_at) \
-                            SELECT id, ?, ?, ?, ?, ? FROM job_tracking WHERE id = ?";
-                let statement = self.0.sql("store log lines", text).bind(line.level.code()).bind(line.message.as_str());
-                statement.bind(line.attrs.as_ref()).bind(line.phase.as_deref()).bind(line.at).bind(job).run().await?;
-            }
+        if !lines.is_empty() {
+            self.append_all(lines).await?;
         }
-        Ok(())
+        let told: Vec<_> =
+            lines.iter().filter_map(|line| Some((line, line.job.as_ref()?))).filter(|(line, _)| line.level > LogLevel::Debug).collect();
+        if told.is_empty() {
+            return Ok(());
+        }
+        let row = "SELECT id, ?, ?, ?, ?, ? FROM job_tracking WHERE id = ?";
+        let rows = vec![row; told.len()].join(" UNION ALL ");
+        let text = format!("INSERT INTO job_execution_log (job_id, log_level, message, details, operation_phase, created_at) {rows}");
+        let mut statement = self.0.sql("store log lines", text);
+        for (line, job) in told {
+            statement = statement.bind(line.level.code()).bind(line.message.as_str()).bind(line.attrs.as_ref());
+            statement = statement.bind(line.phase.as_deref()).bind(line.at).bind(job);
+        }
+        statement.run().await.map(|_| ())
+    }
+
+    async fn append_all(&self, lines: &[NewLogLine]) -> Result<()> {
+        let row = "((SELECT id FROM job_tracking WHERE id = ?), (SELECT id FROM job_steps WHERE id = ?), ?, ?, ?, ?)";
+        let rows = vec![row; lines.len()].join(", ");
+        let text = format!("INSERT INTO log_events (job_id, step_id, level, message, attrs, ts) VALUES {rows}");
+        let mut statement = self.0.sql("store log lines", text);
+        for line in lines {
+            statement = statement.bind(line.job.as_ref()).bind(line.step).bind(line.level.code());
+            statement = statement.bind(line.message.as_str()).bind(line.attrs.as_ref()).bind(line.at);
+        }
+        statement.run().await.map(|_| ())
     }
 
     /// What a job said of itself, above `after`, in order; at most 500.

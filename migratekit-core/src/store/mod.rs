@@ -20,7 +20,6 @@
 
 mod connect;
 mod dialect;
-#[allow(dead_code, reason = "for the repositories that follow")]
 mod failure;
 mod home;
 mod migrate;
@@ -28,47 +27,57 @@ mod open;
 mod pool;
 mod replicas;
 mod replications;
-#[allow(dead_code, reason = "for the repositories that follow")]
 mod row;
-#[allow(dead_code, reason = "for the repositories that follow")]
 mod session;
 mod statement;
 mod transaction;
 mod url;
 mod value;
 
+mod access;
 mod contexts;
 mod dump;
+mod enrollments;
 mod events;
+mod exports;
 mod facts;
 mod feed;
+mod groups;
 mod intents;
 mod job_lists;
 mod jobs;
 mod logs;
+mod networks;
 mod retention;
 mod runners;
 mod saved;
+mod schedules;
 mod sealed;
 mod steps;
 mod vms;
 
+pub use access::{Audit, NewAuditEntry, Users};
 pub use contexts::{ContextWithJob, Contexts, JobBrief, Ways};
 pub use dump::{Content, DumpReport};
+pub use enrollments::{Enrollments, NewConnectionAudit};
 pub use events::{Events, NewEvent};
+pub use exports::{Exports, NewExport};
 pub use facts::Facts;
 pub use feed::Feed;
+pub use groups::Groups;
 pub use intents::{Intents, NewIntent};
 pub use job_lists::{JobLists, JobRow, JobSearch, ReplicationRow};
 pub use jobs::{JobFailure, JobNote, Jobs, NewJob};
 pub use logs::{Logs, NewLogLine};
 pub use migrate::{Migration, SchemaStatus};
+pub use networks::{Networks, NewMapping};
 pub use open::{Store, StoreOptions};
 pub use replicas::{NewVolume, Replicas};
 pub use replications::{NewContext, ReplicationEnd, Replications, VmLook};
 pub use retention::{BATCH, Retention, Swept};
 pub use runners::{NewRunner, Runners};
 pub use saved::{CloudConfigs, Credentials, NewCloudConfig, NewVmwareCredential, Sites};
+pub use schedules::Schedules;
 pub use sealed::{SealedColumn, SealedSecrets};
 pub use session::Tx;
 pub(crate) use statement::Statement;

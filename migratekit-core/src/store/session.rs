@@ -4,7 +4,6 @@
 //! statement: a statement that is dropped half-way takes the connection with it, and the transaction ends without a commit.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use sqlx::{Connection as _, MySqlConnection, SqliteConnection};
 use tokio::sync::Mutex;
@@ -57,7 +56,6 @@ pub struct Tx(Arc<Shared>);
 struct Shared {
     backend: Backend,
     session: Mutex<Slot>,
-    statements: AtomicU64,
 }
 
 struct Slot {
@@ -75,11 +73,7 @@ impl std::fmt::Debug for Tx {
 impl Tx {
     pub(super) fn new(session: Session) -> Self {
         let slot = Slot { session: Some(session), repeat: None };
-        Tx(Arc::new(Shared {
-            backend: slot.session.as_ref().map_or(Backend::Sqlite, Session::backend),
-            session: Mutex::new(slot),
-            statements: AtomicU64::new(0),
-        }))
+        Tx(Arc::new(Shared { backend: slot.session.as_ref().map_or(Backend::Sqlite, Session::backend), session: Mutex::new(slot) }))
     }
 
     /// Which database this is.
@@ -94,11 +88,6 @@ impl Tx {
         self.sql("ask the database for the time", text).one("the database has no clock", |row| row.time("now")).await
     }
 
-    /// How many statements ran so far.
-    pub(super) fn statements(&self) -> u64 {
-        self.0.statements.load(Ordering::Relaxed)
-    }
-
     /// Runs a text of ours that has no values and no answer.
     pub(super) async fn plain(&self, operation: &'static str, text: &str) -> Result<()> {
         let mut session = self.take(operation).await?;
@@ -108,7 +97,6 @@ impl Tx {
 
     /// The connection, for one statement.
     pub(super) async fn take(&self, operation: &'static str) -> Result<Session> {
-        self.0.statements.fetch_add(1, Ordering::Relaxed);
         let mut slot = self.0.session.lock().await;
         if let Some((_, error)) = &slot.repeat {
             return Err(Error::new(error.kind(), operation, "an earlier statement of the transaction failed; it is run again as a whole"));

@@ -2,6 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "a test may fail")]
 
+mod child;
+mod cost;
 mod crash;
+mod following;
+mod outage;
+mod processes;
 mod rig;
 mod running;

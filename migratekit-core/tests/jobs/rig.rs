@@ -54,6 +54,18 @@ impl Rig {
         self.runner.jobs().wait_until(id, &CancellationToken::new(), ready).await.unwrap()
     }
 
+    /// Waits until so many jobs are busy, none of them pending.
+    pub(crate) async fn until_active(&self, number: usize) -> Vec<Job> {
+        let mut events = self.runner.jobs().follow(None);
+        loop {
+            let jobs = self.runner.jobs().active().await.unwrap();
+            if jobs.len() == number && jobs.iter().all(|job| job.lease.is_some()) {
+                return jobs;
+            }
+            events.next(&CancellationToken::new()).await.unwrap();
+        }
+    }
+
     /// The status of each step.
     pub(crate) async fn steps(&self, id: &JobId) -> Vec<StepStatus> {
         self.runner.jobs().steps(id).await.unwrap().into_iter().map(|step| step.status).collect()

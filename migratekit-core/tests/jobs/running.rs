@@ -23,6 +23,7 @@ on_both_catalogs! {
     a_deaf_step_keeps_nobody_waiting,
     of_two_starts_one_wins,
     a_stop_lays_jobs_down,
+    a_child_is_part_of_its_parent,
 }
 
 fn failing(step: &str, fails: u32) -> MarkerInput {
@@ -204,4 +205,27 @@ async fn a_stop_lays_jobs_down(store: Store) {
     assert_eq!(job.status, JobStatus::Completed);
     assert_eq!(world.complaints(&job), Vec::<String>::new());
     runner.stop().await.unwrap();
+}
+
+async fn a_child_is_part_of_its_parent(store: Store) {
+    let mut config = config();
+    config.jobs_at_once = 1;
+    let rig = Rig::with(store, config).await;
+    let with = |child: MarkerInput| MarkerInput { child: Some(Box::new(child)), ..MarkerInput::default() };
+    // A grandchild too: one place is enough, since parents wait in it.
+    let job = rig.run(&with(with(MarkerInput::default()))).await;
+    assert_eq!(job.status, JobStatus::Completed, "{job:?}");
+    assert_eq!(rig.world.things().len(), 3);
+    let job = rig.run(&with(failing("draft", 9))).await;
+    assert_eq!((job.status, job.failed_step.as_deref()), (JobStatus::Failed, Some("fill")), "{job:?}");
+    // Cancelling the parent cancels the child, and the parent is undone after it.
+    let id = rig.start(&with(MarkerInput { gate: Some(rig.gate()), ..MarkerInput::default() })).await;
+    let jobs = rig.runner.jobs();
+    let all = rig.until_active(2).await;
+    let child = all.iter().find(|job| job.parent.as_ref() == Some(&id)).unwrap().id.clone();
+    jobs.cancel(&id, None).await.unwrap();
+    assert_eq!(rig.rest(&id).await.status, JobStatus::Cancelled);
+    assert_eq!(jobs.get(&child).await.unwrap().status, JobStatus::Cancelled);
+    assert_eq!(rig.world.things().len(), 3, "nothing of either is left");
+    rig.runner.stop().await.unwrap();
 }

@@ -4,6 +4,7 @@
 
 mod contexts;
 mod dump;
+mod others;
 mod refusals;
 mod rows;
 mod schema;

@@ -55,8 +55,10 @@ pub struct MarkerInput {
     pub quiet: bool,
     /// `fill` hears no token, until the gate's file exists.
     pub deaf: bool,
-    /// How many pieces `fill` reports.
+    /// How many pieces `fill` reports, one a millisecond.
     pub pieces: u64,
+    /// `fill` runs another job of this kind as its child, which must complete.
+    pub child: Option<Box<MarkerInput>>,
 }
 
 /// The world: a folder.
@@ -157,15 +159,28 @@ impl MarkerWorld {
         Ok(self.path(name).exists().then(|| name.to_owned()))
     }
 
+    /// Admits only the highest epoch of each VM, as an export does.
+    fn admit(&self, cx: &StepContext) -> Result<()> {
+        let (place, mine) = (self.folder.join(format!("epoch-{}", cx.context()?)), cx.epoch().get());
+        let highest = fs::read_to_string(&place).ok().and_then(|text| text.parse().ok()).unwrap_or(0);
+        if mine < highest {
+            return Err(Error::new(ErrorKind::Fenced, "change the world", "a newer epoch has it").with("epoch", mine));
+        }
+        let new = self.folder.join(format!("epoch-{}-{mine}", cx.job()));
+        fs::write(&new, mine.to_string()).and_then(|()| fs::rename(&new, &place)).map_err(io)
+    }
+
     /// Makes a thing; one that is there already is an error, as a cloud would make a second one.
-    fn make(&self, name: &str) -> Result<String> {
+    fn make(&self, name: &str, cx: &StepContext) -> Result<String> {
+        self.admit(cx)?;
         fs::OpenOptions::new().write(true).create_new(true).open(self.path(name)).map_err(io)?;
         let mut log = fs::OpenOptions::new().append(true).create(true).open(self.folder.join("done.log")).map_err(io)?;
         writeln!(log, "{name}").map_err(io)?;
         Ok(name.to_owned())
     }
 
-    fn remove(&self, name: &str) -> Result<()> {
+    fn remove(&self, name: &str, cx: &StepContext) -> Result<()> {
+        self.admit(cx)?;
         match fs::remove_file(self.path(name)) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(io(e)),
             _ => Ok(()),
@@ -205,13 +220,13 @@ impl Marker {
     }
 
     async fn make(&self, thing: Thing, cx: &StepContext) -> Result<()> {
-        let (find, make) = (async { self.world.find(&thing.name) }, async { self.world.make(&thing.name) });
+        let (find, make) = (async { self.world.find(&thing.name) }, async { self.world.make(&thing.name, cx) });
         cx.effect(&thing, find, make).await.map(|_| ())
     }
 
     async fn drop_thing(&self, thing: Thing, cx: &StepContext) -> Result<()> {
         let find = async { self.world.find(&thing.name) };
-        cx.remove(&thing, find, async |name| self.world.remove(&name)).await.map(|_| ())
+        cx.remove(&thing, find, async |name| self.world.remove(&name, cx)).await.map(|_| ())
     }
 
     async fn fill(&self, cx: &StepContext) -> Result<()> {
@@ -219,6 +234,13 @@ impl Marker {
             cx.check()?;
             cx.progress(Progress::bytes(piece, self.input.pieces));
             clock::sleep(Duration::from_millis(1)).await;
+        }
+        if let Some(child) = &self.input.child {
+            let input = serde_json::to_value(child).unwrap_or_default();
+            let job = cx.child("filler", NewJob::of(JobKind::Verify, cx.context()?.clone(), input)).await?;
+            if job.status != JobStatus::Completed {
+                return Err(wanted("have a child job fill the draft").with("status", job.status));
+            }
         }
         if self.input.quiet {
             cx.token().cancelled().await;
