@@ -14,6 +14,7 @@ mod commands;
 mod ending;
 mod exit;
 mod follow;
+mod log;
 mod output;
 mod place;
 mod secret_input;
@@ -32,7 +33,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    log_to_stderr(cli.global.verbose);
+    log::begin(cli.global.verbose);
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -73,14 +74,4 @@ async fn dispatch(cli: Cli, ending: Ending) -> Result<()> {
         Command::Completions { shell } => commands::generate::completions(shell),
         Command::Man { dir } => commands::generate::man(&dir),
     }
-}
-
-fn log_to_stderr(verbose: u8) {
-    let level = match verbose {
-        0 => "warn",
-        1 => "migratekit_core=info,warn",
-        _ => "migratekit_core=debug,info",
-    };
-    let filter = tracing_subscriber::EnvFilter::try_from_env("MIGRATEKIT_LOG").unwrap_or_else(|_| level.into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
 }

@@ -8,11 +8,15 @@ use migratekit_core::engine::{Engine, Orphans, Recovered, default_store_url, mak
 use migratekit_core::store::{Store, StoreOptions};
 
 use crate::args::{Global, PlaceArgs};
+use crate::log;
 
 /// The engine of a verb, after the recovery of what others left; what that found is told on stderr.
 pub(crate) async fn open(global: &Global, args: &PlaceArgs) -> Result<Engine> {
     let place = KeyPlace::find(args.key_file.as_deref())?;
-    let builder = Engine::builder().store(store(args, options(args)).await?).key(place).orphans(Orphans::LayDown);
+    let mut builder = Engine::builder().store(store(args, options(args)).await?).key(place).orphans(Orphans::LayDown);
+    if let Some(writer) = log::writer() {
+        builder = builder.log(writer);
+    }
     let engine = builder.build().await?;
     tell(global, engine.recover().await?.as_ref());
     Ok(engine)

@@ -48,6 +48,9 @@ fn assert_nothing_left(home: &Home) {
 fn full_then_incremental_and_everything_is_told() {
     let home = home_with(&[8 * MIB, 4 * MIB, 2 * MIB + 512]);
     home.refuse(&["replicate", "web-01", "--incremental"], 3, &["replicate in full first"]);
+    let failed = home.json(&["job", "list", "--status", "failed"])["items"][0]["id"].as_str().unwrap().to_owned();
+    let log = home.succeed(&["job", "log", &failed]);
+    assert!(log.contains("WARN") && log.contains("the step failed"), "{log}");
     let full = home.json(&["replicate", "web-01", "--full"]);
     assert_eq!((full["status"].as_str(), full["disks"].as_array().unwrap().len()), (Some("completed"), 3), "{full}");
     assert_replica(&home, "full");

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use super::{Engine, Limits, Shared, key, running};
 use crate::credentials::{KeyPlace, Vault};
 use crate::error::{Error, ErrorKind, Result};
-use crate::jobs::Orphans;
+use crate::jobs::{LogWriter, Orphans};
 use crate::store::Store;
 
 /// What an engine is made of. A store and a key (or a vault) are needed.
@@ -16,6 +16,7 @@ pub struct EngineBuilder {
     key: Option<Key>,
     limits: Limits,
     orphans: Option<Orphans>,
+    log: Option<LogWriter>,
 }
 
 #[derive(Debug)]
@@ -64,6 +65,13 @@ impl EngineBuilder {
         self
     }
 
+    /// The writer of [`catalog_log`](crate::jobs::catalog_log), whose layer the program's subscriber has: while the engine runs, what is
+    /// logged goes to the catalog too, and what a job says to its own log.
+    pub fn log(mut self, writer: LogWriter) -> Self {
+        self.log = Some(writer);
+        self
+    }
+
     /// The engine. Nothing runs yet; see [`Engine::start`].
     ///
     /// # Errors
@@ -80,7 +88,15 @@ impl EngineBuilder {
         let vault = vault.map_err(|e| e.with("catalog", store.url()))?;
         let orphans = self.orphans.unwrap_or(Orphans::Continue);
         Ok(Engine {
-            shared: Arc::new(Shared { sagas: running::sagas(&store)?, store, vault, orphans, limits: self.limits, live: Mutex::default() }),
+            shared: Arc::new(Shared {
+                sagas: running::sagas(&store)?,
+                store,
+                vault,
+                orphans,
+                limits: self.limits,
+                live: Mutex::default(),
+                log: Mutex::new(self.log),
+            }),
         })
     }
 }

@@ -54,7 +54,7 @@ pub use crate::inventory::{AddOutcome, Discovered};
 pub use crate::jobs::{Orphans, Recovered};
 
 use crate::credentials::Vault;
-use crate::jobs::{Jobs, Sagas, Wanted};
+use crate::jobs::{Jobs, LogWriter, Sagas, Wanted};
 use crate::store::Store;
 
 /// A catalog, its key, and all that can be done with them. Clones share it.
@@ -72,6 +72,8 @@ struct Shared {
     limits: Limits,
     /// The jobs of the runner of this process, while there is one.
     live: Mutex<Option<(Jobs, Wanted)>>,
+    /// The writer of the log, until the engine is started.
+    log: Mutex<Option<LogWriter>>,
 }
 
 /// How much an engine does at once.

@@ -10,6 +10,7 @@ use crate::jobs::{Jobs, Orphans, Recovered, Runner, RunnerConfig, SagaFactory, S
 use crate::model::JobStatus;
 use crate::replication;
 use crate::store::Store;
+use crate::task::Scope;
 
 /// The sagas of this program.
 pub(super) fn sagas(store: &Store) -> Result<Sagas> {
@@ -23,6 +24,7 @@ pub(super) fn sagas(store: &Store) -> Result<Sagas> {
 pub struct Running {
     engine: Engine,
     runner: Runner,
+    log: Scope,
 }
 
 impl Running {
@@ -38,7 +40,10 @@ impl Running {
     /// [`ErrorKind::Timeout`](crate::ErrorKind::Timeout) when they do not end within their time; those of the catalog.
     pub async fn stop(self) -> Result<()> {
         *self.engine.shared.live.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        self.runner.stop().await
+        let stopped = self.runner.stop().await;
+        // After the runner, so that its last words are kept.
+        self.log.close().await?;
+        stopped
     }
 }
 
@@ -58,7 +63,11 @@ impl Engine {
         };
         let runner = Runner::start(self.store().clone(), self.shared.sagas.clone(), config).await?;
         *self.shared.live.lock().unwrap_or_else(PoisonError::into_inner) = Some((runner.jobs().clone(), wanted));
-        Ok(Running { engine: self.clone(), runner })
+        let mut log = Scope::new();
+        if let Some(writer) = self.shared.log.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            log.spawn(writer.run(self.store().clone(), log.token().clone()));
+        }
+        Ok(Running { engine: self.clone(), runner, log })
     }
 
     /// Recovers what processes left in the middle that are gone, and runs nothing else: what goes back is finished, what went forward is
