@@ -9,11 +9,13 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use super::Failure;
+use super::book::{self, Domain};
+use super::desk::unreachable;
 use super::lease::Owner as Life;
 use super::runner::{Orphans, Shared};
-use super::{Failure, book};
 use crate::clock::{self, Instant, Timestamp};
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Epoch, JobId};
 use crate::model::{Decision, EventKind, Job, JobStatus, JobTrigger, Leave, Lost, OtherSide, Owner, RecoveryFacts, decide};
 
@@ -104,7 +106,14 @@ async fn look_at_all(shared: &Arc<Shared>) -> Result<Recovered> {
     let (now_there, jobs) = shared.jobs.desk.read(|tx| async move { Ok((tx.now().await?, tx.jobs().unfinished().await?)) }).await?;
     let mut count = Recovered { unfinished: jobs.len(), ..Recovered::default() };
     for job in &jobs {
-        let decision = decide(&facts(shared, job, now_there).await?);
+        let decision = match facts(shared, job, now_there).await {
+            Ok(facts) => decide(&facts),
+            // Of who cannot be judged nothing is taken.
+            Err(error) => {
+                passed_over(job, error)?;
+                Decision::Leave(Leave::Owned)
+            }
+        };
         if job.status != JobStatus::Paused && now_there.since(job.updated_at) > STALE {
             tracing::warn!(job = %job.id, status = %job.status, ?decision, "the job is stale");
         }
@@ -128,10 +137,13 @@ fn lays_down(shared: &Shared, job: &Job) -> bool {
     shared.config.orphans == Orphans::LayDown && job.status == JobStatus::Running && !job.pivot_crossed && job.lease.is_some()
 }
 
-/// Whether this runner is there for the job. What was left in the middle, goes back or is behind its pivot is everybody's.
+/// Whether this runner is there for the job. What was left in the middle, goes back or is behind its pivot is everybody's; a part of a job is
+/// its owner's.
 fn is_wanted(shared: &Shared, job: &Job) -> bool {
     let fresh = matches!(job.status, JobStatus::Pending | JobStatus::Running) && job.lease.is_none() && !job.pivot_crossed;
-    shared.config.wanted.as_ref().is_none_or(|wanted| !fresh || wanted.has(&job.id))
+    // A job that waits for a part of itself holds its place until that is done.
+    let part_of_ours = || job.parent.as_ref().is_some_and(|parent| shared.holds(parent));
+    shared.config.wanted.as_ref().is_none_or(|wanted| !fresh || wanted.has(&job.id) || part_of_ours())
 }
 
 /// The jobs that may be taken now. What is decided otherwise is done here.
@@ -144,26 +156,37 @@ pub(super) async fn free(shared: &Arc<Shared>) -> Result<Vec<Found>> {
         if shared.holds(&job.id) || shared.jobs.desk.sagas.get(job.kind).is_err() {
             continue;
         }
-        let verdict = match decide(&facts(shared, &job, now_there).await?) {
-            Decision::Leave(Leave::Waiting) | Decision::TakeOver | Decision::Follow(_) | Decision::Finish(_) => None,
-            Decision::Leave(_) | Decision::AskAgain => continue,
-            Decision::MarkUnreachable => {
-                mark_unreachable(shared, &job).await?;
-                continue;
+        match judge(shared, &job, now_there).await {
+            Ok(Some(verdict)) if is_wanted(shared, &job) => {
+                let lay_down = lays_down(shared, &job);
+                free.push(Found { job, lay_down, verdict });
             }
-            Decision::NeedsAttention => {
-                give_up(shared, &job).await?;
-                continue;
-            }
-            Decision::Fail(lost) => Some(lost_job(&lost)),
-        };
-        if !is_wanted(shared, &job) {
-            continue;
+            Ok(_) => {}
+            Err(error) => passed_over(&job, error)?,
         }
-        let lay_down = lays_down(shared, &job);
-        free.push(Found { job, lay_down, verdict });
     }
     Ok(free)
+}
+
+/// Whether a job may be taken, and then what it goes back with, if it goes back. What is decided otherwise is done here.
+async fn judge(shared: &Arc<Shared>, job: &Job, now_there: Timestamp) -> Result<Option<Option<Failure>>> {
+    match decide(&facts(shared, job, now_there).await?) {
+        Decision::Leave(Leave::Waiting) | Decision::TakeOver | Decision::Follow(_) | Decision::Finish(_) => Ok(Some(None)),
+        Decision::Fail(lost) => Ok(Some(Some(lost_job(&lost)))),
+        Decision::Leave(_) | Decision::AskAgain => Ok(None),
+        Decision::MarkUnreachable => mark_unreachable(shared, job).await.map(|()| None),
+        Decision::NeedsAttention => give_up(shared, job).await.map(|()| None),
+    }
+}
+
+/// A job that cannot be judged or taken stands in nobody's way: it is told, and looked at again. An error is that of the catalog, which
+/// is away for all.
+pub(super) fn passed_over(job: &Job, error: Error) -> Result<()> {
+    if unreachable(&error) {
+        return Err(error);
+    }
+    tracing::warn!(job = %job.id, %error, "the job cannot be judged or taken; it is left as it is, and looked at again");
+    Ok(())
 }
 
 async fn facts(shared: &Arc<Shared>, job: &Job, now_there: Timestamp) -> Result<RecoveryFacts> {
@@ -231,22 +254,24 @@ async fn mark_unreachable(shared: &Shared, job: &Job) -> Result<()> {
 
 /// The other side was out of reach for too long: a person is asked. The new epoch fences whoever may still write.
 async fn give_up(shared: &Arc<Shared>, job: &Job) -> Result<()> {
-    let Some(epoch) = claim(shared, job).await? else { return Ok(()) };
     let factory = shared.jobs.desk.sagas.get(job.kind)?;
     let next_action = factory.definition().next_action;
-    let saga = &factory.load(job)?;
+    let loaded = &factory.load(job);
+    let Some(epoch) = claim(shared, job).await? else { return Ok(()) };
     let failure = &Failure {
         step: String::new(),
         kind: ErrorKind::Unreachable.code().to_owned(),
         message: "the other side of the job could not be reached for too long; whether it still runs is not known".to_owned(),
     };
-    let done = shared.jobs.desk.store.write("leave a job to a person", |tx| async move {
-        if !tx.jobs().hold(&job.id, &shared.id, epoch).await? {
-            return Ok(());
-        }
-        book::give_up(&tx, saga.as_ref(), &job.id, failure, next_action).await
-    });
-    done.await
+    book::ends_all_the_same(Domain::of(factory.as_ref(), loaded), |domain| {
+        shared.jobs.desk.store.write("leave a job to a person", move |tx| async move {
+            if !tx.jobs().hold(&job.id, &shared.id, epoch).await? {
+                return Ok(());
+            }
+            book::give_up(&tx, domain, &job.id, failure, next_action).await
+        })
+    })
+    .await
 }
 
 fn lost_job(lost: &Lost) -> Failure {

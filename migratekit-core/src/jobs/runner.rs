@@ -289,7 +289,10 @@ impl Shared {
         for found in recovery::free(self).await? {
             let room = self.held(|held| held.values().filter(|held| held.counts).count() < self.config.jobs_at_once);
             if (room || found.job.parent.is_some()) && !self.token.is_cancelled() {
-                self.take_one(drives, found).await?;
+                let job = found.job.clone();
+                if let Err(error) = self.take_one(drives, found).await {
+                    recovery::passed_over(&job, error)?;
+                }
             }
         }
         Ok(())

@@ -162,8 +162,14 @@ pub trait SagaFactory: Send + Sync {
     /// What the saga is.
     fn definition(&self) -> &'static SagaDefinition;
 
-    /// The code for this job. With an error the job needs attention: this program cannot read it.
+    /// The code for this job. With an error the job needs attention: this program cannot read it ([`SagaFactory::abandon`]).
     fn load(&self, job: &Job) -> Result<Arc<dyn Saga>>;
+
+    /// Writes the domain's rows in the transaction that leaves a job to a person which this program cannot read ([`SagaFactory::load`] fails),
+    /// so that nothing says for ever that it is under way. There is only the job's row. By default the domain has no rows of its own.
+    fn abandon<'a>(&'a self, _outcome: &'a Outcome<'a>, _job: &'a Job, _tx: &'a Tx) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
 
     /// What the other side (a mover in another process) says of a job whose runner is gone, and the disks that the pass is for. By default there is none: all work is done by
     /// the runner itself.

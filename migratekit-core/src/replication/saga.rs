@@ -89,6 +89,10 @@ impl SagaFactory for Replications {
         let input = ReplicationInput::read(job)?;
         Ok(Arc::new(Replication { reach: Arc::clone(&self.reach), input, open: tokio::sync::Mutex::default() }))
     }
+
+    fn abandon<'a>(&'a self, outcome: &'a Outcome<'a>, job: &'a Job, tx: &'a Tx) -> BoxFuture<'a, Result<()>> {
+        Box::pin(records::settle(outcome, job, tx))
+    }
 }
 
 /// One replication in this process. What it must remember lies in the catalog; here are only the volumes it holds open.

@@ -1,13 +1,15 @@
 //! How a job goes when nothing crashes: forward, back, cancelled, paused, stalled.
 
 use std::fs;
-
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use migratekit_core::jobs::{NewJob, Orphans, Runner};
+use migratekit_core::block::BoxFuture;
+use migratekit_core::jobs::{Failpoints, Hook, NewJob, Orphans, Runner, Wanted};
 use migratekit_core::model::{EventKind, JobKind, JobStatus, JobTrigger, StepStatus as S};
 use migratekit_core::testing::jobs::{MarkerInput, context};
-use migratekit_core::{CancellationToken, ErrorKind, Store, on_both_catalogs};
+use migratekit_core::{CancellationToken, Error, ErrorKind, Result, Store, on_both_catalogs};
 
 use super::rig::{Rig, config};
 
@@ -21,9 +23,11 @@ on_both_catalogs! {
     a_step_without_progress_is_ended,
     a_panic_is_the_step_s_failure,
     a_deaf_step_keeps_nobody_waiting,
+    a_deaf_step_is_waited_for_though_nothing_can_be_written,
     of_two_starts_one_wins,
     a_stop_lays_jobs_down,
     a_child_is_part_of_its_parent,
+    a_runner_that_is_there_for_one_job_takes_its_parts,
 }
 
 fn failing(step: &str, fails: u32) -> MarkerInput {
@@ -163,6 +167,59 @@ async fn a_deaf_step_keeps_nobody_waiting(store: Store) {
     fs::write(rig.gate(), "").unwrap();
     rig.runner.stop().await.unwrap();
     assert_eq!(rig.world.times_made(&format!("published-{id}")), 0);
+}
+
+/// Refuses every end of a job for as long as the gate is shut, and tells of the first refusal.
+#[derive(Debug)]
+struct NoEnd {
+    gate: PathBuf,
+    refused: CancellationToken,
+}
+
+impl Hook for NoEnd {
+    fn reached<'a>(&'a self, place: &'a str) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            if place != "job/settle/before" || self.gate.exists() {
+                return Ok(());
+            }
+            self.refused.cancel();
+            Err(Error::new(ErrorKind::Io, "write the end of a job", "the test wants it so"))
+        })
+    }
+}
+
+async fn a_deaf_step_is_waited_for_though_nothing_can_be_written(store: Store) {
+    let folder = tempfile::tempdir().unwrap();
+    let (gate, refused) = (folder.path().join("gate"), CancellationToken::new());
+    let mut config = config();
+    config.pace.grace = Duration::from_millis(50);
+    config.failpoints = Failpoints::new(Arc::new(NoEnd { gate: gate.clone(), refused: refused.clone() }));
+    let rig = Rig::with(store, config).await;
+    let id = rig.start(&MarkerInput { gate: Some(gate.clone()), deaf: true, ..MarkerInput::default() }).await;
+    refused.cancelled().await;
+    fs::write(gate, "").unwrap();
+    let job = rig.rest(&id).await;
+    assert_eq!(job.status, JobStatus::Completed, "the runner takes it up again: {job:?}");
+    assert_eq!(rig.world.times_made(&format!("filled-{id}")), 2, "the step that was deaf came to its own end, and then the one after it");
+    assert_eq!(rig.complaints(&job).await, Vec::<String>::new());
+    rig.runner.stop().await.unwrap();
+}
+
+/// What a command line does: its runner takes nothing but what it was called for.
+async fn a_runner_that_is_there_for_one_job_takes_its_parts(store: Store) {
+    let (mut config, wanted) = (config(), Wanted::default());
+    config.wanted = Some(wanted.clone());
+    config.orphans = Orphans::LayDown;
+    let rig = Rig::with(store, config).await;
+    let with = |child: MarkerInput| MarkerInput { child: Some(Box::new(child)), ..MarkerInput::default() };
+    let other = context(&rig.store).await;
+    let other = rig.world.start(rig.runner.jobs(), &other, &MarkerInput::default()).await.unwrap();
+    let id = rig.start(&with(with(MarkerInput::default()))).await;
+    wanted.add(&id, rig.runner.jobs());
+    let job = rig.rest(&id).await;
+    assert_eq!((job.status, rig.world.things().len()), (JobStatus::Completed, 3), "{job:?}");
+    assert_eq!(rig.runner.jobs().get(&other).await.unwrap().status, JobStatus::Pending, "what somebody else asked for is not taken");
+    rig.runner.stop().await.unwrap();
 }
 
 async fn of_two_starts_one_wins(store: Store) {

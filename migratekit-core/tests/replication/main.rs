@@ -6,5 +6,6 @@
 mod crash;
 mod disks;
 mod flow;
+mod given_up;
 mod refusals;
 mod rig;

@@ -20,7 +20,7 @@ pub(crate) const SIZES: [u64; 3] = [3 * MIB, MIB + 777, 2 * MIB];
 
 /// A world with a runner in this process.
 pub(crate) struct Rig {
-    _folder: tempfile::TempDir,
+    pub(crate) folder: tempfile::TempDir,
     pub(crate) world: ReplicationWorld,
     pub(crate) runner: Runner,
 }
@@ -48,7 +48,7 @@ impl Rig {
         let source = wrap(Arc::new(world.site.clone()));
         let world = world.through(source);
         let runner = Runner::start(store, world.sagas(), config()).await.unwrap();
-        Rig { _folder: folder, world, runner }
+        Rig { folder, world, runner }
     }
 
     pub(crate) async fn ask(&self, context: &ContextId, mode: ReplicationMode) -> Result<JobId> {

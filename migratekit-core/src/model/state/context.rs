@@ -57,7 +57,8 @@ impl ContextStatus {
     pub fn next(self, on: ContextTrigger) -> Result<Self, Refused> {
         use {ContextStatus as S, ContextTrigger as T};
         Ok(match (on, self) {
-            (T::Began, S::Discovered | S::ReadyForFailover | S::Failed) => S::Replicating,
+            // That none runs already is the database's to say (one active job of each VM), not this column's, which only follows.
+            (T::Began, S::Discovered | S::Replicating | S::ReadyForFailover | S::Failed) => S::Replicating,
             (T::HoldsPoint, S::Replicating | S::FailedOverTest | S::FailedOverLive | S::CleanupRequired) => S::ReadyForFailover,
             (T::LacksPoint, S::Replicating | S::CleanupRequired) => S::Failed,
             (T::NothingYet, S::Replicating | S::CleanupRequired) => S::Discovered,

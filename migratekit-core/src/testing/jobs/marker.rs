@@ -129,7 +129,7 @@ impl MarkerWorld {
         names
     }
 
-    /// How often a thing of this name was made.
+    /// How often a thing of this name was made; of `filled-JOB`, how often `fill` came through its gate.
     #[must_use]
     pub fn times_made(&self, name: &str) -> usize {
         fs::read_to_string(self.folder.join("done.log")).unwrap_or_default().lines().filter(|line| *line == name).count()
@@ -180,9 +180,13 @@ impl MarkerWorld {
     fn make(&self, name: &str, cx: &StepContext) -> Result<String> {
         self.admit(cx)?;
         fs::OpenOptions::new().write(true).create_new(true).open(self.path(name)).map_err(io)?;
-        let mut log = fs::OpenOptions::new().append(true).create(true).open(self.folder.join("done.log")).map_err(io)?;
-        writeln!(log, "{name}").map_err(io)?;
+        self.note(name)?;
         Ok(name.to_owned())
+    }
+
+    fn note(&self, what: &str) -> Result<()> {
+        let mut log = fs::OpenOptions::new().append(true).create(true).open(self.folder.join("done.log")).map_err(io)?;
+        writeln!(log, "{what}").map_err(io)
     }
 
     fn remove(&self, name: &str, cx: &StepContext) -> Result<()> {
@@ -263,6 +267,7 @@ impl Marker {
                 }
                 clock::sleep(Duration::from_millis(5)).await;
             }
+            self.world.note(&format!("filled-{}", cx.job()))?;
         }
         cx.check()
     }
