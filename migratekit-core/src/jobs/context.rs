@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
@@ -15,9 +16,9 @@ use super::{Progress, StepSpec};
 use crate::clock::{self, Instant};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ContextId, Epoch, JobId, StepId};
-use crate::model::Job;
+use crate::model::{Job, Percent};
 use crate::store::{Store, Tx};
-use crate::task::CancellationToken;
+use crate::task::{CancellationToken, Passed};
 
 /// A step's view of its job. All it offers is fenced: once the lease is lost, everything fails with [`ErrorKind::Fenced`].
 pub struct StepContext {
@@ -112,6 +113,17 @@ impl StepContext {
     /// A sign of life without progress, for waits whose end is bounded elsewhere.
     pub fn alive(&self) {
         self.sign.give(None);
+    }
+
+    /// For work elsewhere that takes long: whenever bytes pass there, that is a sign here. The step's progress goes with it `from` so many of
+    /// `total` bytes `to` so many; with a total of 0 it is a sign of life only.
+    #[must_use]
+    pub fn passing(&self, from: u64, to: u64, total: u64) -> Passed {
+        let (sign, passed) = (Arc::clone(&self.sign), AtomicU64::new(from));
+        Passed::to(move |bytes| {
+            let done = passed.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes).min(to);
+            sign.give((total > 0).then(|| Progress::part(Percent::of(done, total))));
+        })
     }
 
     /// An error when the step was asked to end: for the top of loops.

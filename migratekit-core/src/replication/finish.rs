@@ -1,6 +1,7 @@
 //! The pivot and what comes behind it: the point is committed, put into the volumes, and the source let go.
 
 use super::moving::FrozenAt;
+use super::pass::DiskDone;
 use super::records::{self, NewPoint};
 use super::saga::Replication;
 use super::setup::missing;
@@ -10,6 +11,12 @@ use crate::id::PointId;
 use crate::jobs::{Progress, StepContext};
 use crate::model::Percent;
 use crate::platform::Consistency;
+
+/// What of a disk passes while its spool is applied: all of it is read and checked, then all of it is written.
+fn to_apply(disk: &DiskDone) -> u64 {
+    let spooled = disk.bytes_written.saturating_add(disk.bytes_zeroed).saturating_add(disk.bytes_resumed);
+    if disk.direct { 0 } else { spooled.saturating_mul(2) }
+}
 
 impl Replication {
     pub(super) async fn commit(&self, cx: &StepContext) -> Result<()> {
@@ -30,14 +37,18 @@ impl Replication {
         let target = &*self.reach.target(&known.context).await?;
         let name = self.point(cx).await?;
         let disks = self.done(cx).await?;
-        let count = u64::try_from(disks.len()).unwrap_or(1);
-        for (number, disk) in (0..).zip(&disks) {
+        let total = disks.iter().map(to_apply).fold(0_u64, u64::saturating_add);
+        let mut before = 0_u64;
+        for disk in &disks {
             cx.check()?;
             let replica = self.replica(cx, target, &known, disk.key, disk.capacity_bytes).await?;
-            replica.settle(&Decision::Committed(name.clone()), cx.token()).await.map_err(|e| e.with("disk", disk.key))?;
+            let after = before.saturating_add(to_apply(disk));
+            let (decision, passed) = (Decision::Committed(name.clone()), cx.passing(before, after, total));
+            replica.settle_telling(&decision, &passed, cx.token()).await.map_err(|e| e.with("disk", disk.key))?;
             let ends = Ends::from_hex(&disk.first_digest, &disk.last_digest)?;
             replica.check(&Point { name: name.clone(), ends }).await.map_err(|e| e.with("disk", disk.key))?;
-            cx.progress(Progress::part(Percent::of(number + 1, count)));
+            cx.progress(Progress::part(Percent::of(after, total)));
+            before = after;
         }
         let id: PointId = cx.recall("point").await?.ok_or_else(|| missing("point"))?;
         let (id, context) = (&id, cx.context()?);

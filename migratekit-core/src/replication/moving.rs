@@ -47,10 +47,12 @@ impl Replication {
             tracing::warn!(snapshot = %old, "a snapshot that an earlier job left is removed");
             again(cx.token(), || world.source.remove_snapshot(&world.machine, old)).await?;
         }
+        let size = machine.disks.iter().map(|disk| disk.capacity_bytes).fold(0, u64::saturating_add);
+        let passed = cx.passing(0, size, size);
         cx.effect(
             &Thing::new(SNAPSHOT, name.to_string()),
             async { Ok(world.source.find_snapshot(&world.machine, &name).await?.map(|snapshot| snapshot.reference)) },
-            async { Ok(again(cx.token(), || world.source.create_snapshot(&world.machine, &name, cx.token())).await?.reference) },
+            async { Ok(again(cx.token(), || world.source.create_snapshot(&world.machine, &name, &passed, cx.token())).await?.reference) },
         )
         .await?;
         let snapshot = self.frozen(cx, world).await?;

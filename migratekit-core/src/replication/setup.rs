@@ -89,7 +89,7 @@ impl Replication {
             _ if ours.as_ref() == Some(&pending.point) => return Ok(()),
             _ => Decision::Abandoned,
         };
-        replica.settle(&decision, cx.token()).await.map(|_| ())
+        replica.settle_telling(&decision, &cx.passing(0, 0, 0), cx.token()).await.map(|_| ())
     }
 
     pub(super) async fn provision(&self, cx: &StepContext) -> Result<()> {

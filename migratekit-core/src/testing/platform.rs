@@ -11,7 +11,7 @@ use crate::platform::{
     ChangeId, Changes, Inventory, Machine, MachineRef, Snapshot, SnapshotListed, SnapshotName, Source, SourceCapabilities, Target, Volume,
     VolumeTag, check_blank,
 };
-use crate::task::CancellationToken;
+use crate::task::{CancellationToken, Passed};
 use crate::units::{ByteRange, MIB};
 
 /// The world behind a source: a machine that is off, with two disks or more of 1 to 16 MiB, and what happens to it.
@@ -81,7 +81,7 @@ pub async fn check_source(rig: &dyn SourceRig) -> Result<()> {
 
 impl SourceCheck<'_> {
     async fn snap(&self) -> Result<Snapshot> {
-        self.source.create_snapshot(&self.machine, &SnapshotName::of(&JobId::generate()), &self.cancel).await
+        self.source.create_snapshot(&self.machine, &SnapshotName::of(&JobId::generate()), &Passed::default(), &self.cancel).await
     }
 
     async fn drop_snapshot(&self, snapshot: &Snapshot) -> Result<()> {
@@ -113,7 +113,7 @@ impl SourceCheck<'_> {
         let nobody: MachineRef = "no-such-machine".parse()?;
         let name = SnapshotName::of(&JobId::generate());
         ensure(kind_of(self.source.describe(&nobody).await) == Some(ErrorKind::NotFound), "a machine that is not there is described")?;
-        let made = self.source.create_snapshot(&nobody, &name, &self.cancel).await;
+        let made = self.source.create_snapshot(&nobody, &name, &Passed::default(), &self.cancel).await;
         ensure(kind_of(made) == Some(ErrorKind::NotFound), "a snapshot of a machine that is not there")?;
         ensure(self.source.find_snapshot(&self.machine, &name).await?.is_none(), "a snapshot that was never made is found")?;
         ensure(!self.source.remove_snapshot(&self.machine, &name).await?, "a snapshot that was never made is removed")
@@ -121,7 +121,7 @@ impl SourceCheck<'_> {
 
     async fn names(&self) -> Result<()> {
         let made = self.snap().await?;
-        let again = self.source.create_snapshot(&self.machine, &made.name, &self.cancel).await;
+        let again = self.source.create_snapshot(&self.machine, &made.name, &Passed::default(), &self.cancel).await;
         ensure(kind_of(again) == Some(ErrorKind::AlreadyExists), "a second snapshot of the same name is made")?;
         ensure(
             self.source.find_snapshot(&self.machine, &made.name).await?.as_ref() == Some(&made),
@@ -210,7 +210,7 @@ impl SourceCheck<'_> {
         let cancel = CancellationToken::new();
         cancel.cancel();
         let name = SnapshotName::of(&JobId::generate());
-        match self.source.create_snapshot(&self.machine, &name, &cancel).await {
+        match self.source.create_snapshot(&self.machine, &name, &Passed::default(), &cancel).await {
             Ok(_) => {}
             Err(e) if e.kind() == ErrorKind::Cancelled => {}
             Err(e) => return Err(e),
@@ -367,9 +367,10 @@ impl Source for FaultySource {
         &'a self,
         machine: &'a MachineRef,
         name: &'a SnapshotName,
+        passed: &'a Passed,
         cancel: &'a CancellationToken,
     ) -> BoxFuture<'a, Result<Snapshot>> {
-        self.call("create_snapshot", self.inner.create_snapshot(machine, name, cancel))
+        self.call("create_snapshot", self.inner.create_snapshot(machine, name, passed, cancel))
     }
 
     fn find_snapshot<'a>(&'a self, machine: &'a MachineRef, name: &'a SnapshotName) -> BoxFuture<'a, Result<Option<Snapshot>>> {
