@@ -33,6 +33,26 @@ fn a_rotation_moves_every_secret_and_may_be_repeated() {
     home.refuse(&["credential", "list", "--key-file", home.path("old").to_str().unwrap()], 20, &["not the key", "sealed with key"]);
 }
 
+/// Killed after it wrote the key file, before the catalog knew: secrets can be saved, and the rotation is finished when it is run again.
+#[test]
+fn a_rotation_that_was_killed_at_its_beginning_stands_in_nobody_s_way() {
+    let home = with_secret();
+    let (key, new) = (home.path("migratekit/key"), home.path("new"));
+    home.succeed(&["key", "generate", "--key-file", new.to_str().unwrap()]);
+    let keys = fs::read_to_string(&new).unwrap() + &fs::read_to_string(&key).unwrap();
+    fs::write(&key, keys).unwrap();
+    let out = home.run_with_input(&["credential", "add", "vmware", "vc2", "--host", "vc", "--username", "u"], "second\n");
+    assert!(out.status.success(), "{}", shown(&out));
+    for moved in [2, 0] {
+        let done = home.json(&["key", "rotate"]);
+        assert_eq!(done["unopened_count"].as_u64(), Some(0), "{done}");
+        assert!(moved == 0 || done["moved"].as_u64() == Some(moved), "{done}");
+        for name in ["vc1", "vc2"] {
+            assert!(home.succeed(&["credential", "test", name]).contains("the password opens"));
+        }
+    }
+}
+
 #[test]
 fn a_lost_key_is_refused_with_the_way_out_and_the_way_out_works() {
     let home = with_secret();

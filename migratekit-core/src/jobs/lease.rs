@@ -8,7 +8,7 @@
 //!
 //! | store | how it is known |
 //! |---|---|
-//! | SQLite | its lock file is free: the process that held it ended. No clock is asked |
+//! | SQLite | its lock file is free: the process that held it ended. No clock is asked. Where the file is missing: its row says that it ended, or `until` is over and its process is not there, or as with MariaDB |
 //! | MariaDB | `until` is over by the database's clock **and** the counter stood still for [`LeaseTimes::still`] of the observer's monotonic clock |
 //!
 //! So a step of anybody's wall clock steals nothing: a living owner's counter moves.

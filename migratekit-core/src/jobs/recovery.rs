@@ -16,7 +16,7 @@ use super::lease::Owner as Life;
 use super::runner::{Orphans, Shared};
 use crate::clock::{self, Instant, Timestamp};
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{Epoch, JobId};
+use crate::id::{Epoch, JobId, RunnerId};
 use crate::model::{Decision, EventKind, Job, JobStatus, JobTrigger, Leave, Lost, OtherSide, Owner, RecoveryFacts, decide};
 
 /// How often the health monitor looks at everything that has not come to rest.
@@ -226,10 +226,30 @@ async fn owner(shared: &Arc<Shared>, job: &Job, now_there: Timestamp) -> Result<
     if lease.owner == shared.id {
         return Ok(if shared.holds(&job.id) { Owner::Us } else { Owner::Dead });
     }
-    let life: Life = shared.home.owner(&lease.owner).await?;
     let (now, over, still) = (clock::now(), now_there > lease.until, shared.config.leases.still);
+    let life = life(shared, &lease.owner, over).await?;
     let dead = shared.observer.lock().unwrap_or_else(PoisonError::into_inner).dead(now, &job.id, lease, over, life, still);
     Ok(if dead { Owner::Dead } else { Owner::Alive })
+}
+
+/// What is known of an owner without asking a clock. With locks that it ended is written down: only then its lock's file may go.
+async fn life(shared: &Shared, owner: &RunnerId, over: bool) -> Result<Life> {
+    let life = shared.home.owner(owner).await?;
+    if !shared.home.has_locks() || life == Life::Lives {
+        return Ok(life);
+    }
+    let row = shared.jobs.desk.read(|tx| async move { tx.runners().find(owner).await }).await?;
+    let life = match (life, &row) {
+        (Life::Unknown, Some(row)) => shared.home.by_row(row, over),
+        (life, _) => life,
+    };
+    if life == Life::Gone {
+        if row.is_some_and(|row| row.stopped_at.is_none()) {
+            shared.jobs.desk.store.write("write down a runner's end", |tx| async move { tx.runners().stopped(owner).await }).await?;
+        }
+        shared.home.bury(owner).await;
+    }
+    Ok(life)
 }
 
 /// Takes a job by a new epoch; none when somebody else was faster.

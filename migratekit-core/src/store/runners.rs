@@ -12,6 +12,8 @@ use crate::model::Runner;
 /// The most runners in one answer.
 const LIST: u32 = 1000;
 
+const COLUMNS: &str = "id, host, pid, version, started_at, seen_at, heartbeats, stopped_at";
+
 /// The runners, in one transaction.
 #[derive(Debug)]
 pub struct Runners<'t>(&'t Tx);
@@ -56,6 +58,11 @@ impl Runners<'_> {
         self.0.sql("write down a runner's end", text).bind(id).run().await.map(|_| ())
     }
 
+    /// A runner; none when it is forgotten, or never was.
+    pub async fn find(&self, id: &RunnerId) -> Result<Option<Runner>> {
+        self.0.sql("look for a runner", format!("SELECT {COLUMNS} FROM runners WHERE id = ?")).bind(id).first(runner).await
+    }
+
     /// What a runner noticed and an auditor should know.
     pub async fn audit(&self, id: &RunnerId, action: &str, details: &serde_json::Value) -> Result<()> {
         let text = format!(
@@ -68,10 +75,7 @@ impl Runners<'_> {
 
     /// All runners that did not end in order, the latest first.
     pub async fn running(&self) -> Result<Vec<Runner>> {
-        let text = format!(
-            "SELECT id, host, pid, version, started_at, seen_at, heartbeats, stopped_at FROM runners WHERE stopped_at IS NULL \
-             ORDER BY seen_at DESC LIMIT {LIST}"
-        );
+        let text = format!("SELECT {COLUMNS} FROM runners WHERE stopped_at IS NULL ORDER BY seen_at DESC LIMIT {LIST}");
         self.0.sql("list runners", text).all(runner).await
     }
 
