@@ -23,8 +23,8 @@ pub(crate) enum Follow {
     Bar,
 }
 
-/// Follows a job until it rests. When the program is asked to end meanwhile: Ctrl-C cancels the job and its undo is waited for; another
-/// signal ends the following (who runs the job then stops its runner, which lays the job down).
+/// Follows a job until it rests. When the program is asked to end meanwhile: Ctrl-C cancels the job and its undo is waited for, or its end
+/// where it can only be finished; another signal ends the following (who runs the job then stops its runner, which lays the job down).
 pub(crate) async fn to_the_end(global: &Global, engine: &Engine, job: &JobId, how: Follow, ending: &Ending) -> Result<Job> {
     let jobs = engine.jobs();
     let mut events = jobs.follow(job).await?;
@@ -41,12 +41,25 @@ pub(crate) async fn to_the_end(global: &Global, engine: &Engine, job: &JobId, ho
                     break;
                 }
                 cancelled = true;
-                jobs.cancel(job).await?;
+                cancel(global, engine, job).await?;
             }
         }
     }
     drop(shown);
     jobs.get(job).await
+}
+
+/// Asks a job to end. One that is behind its point of return goes on, and that is said.
+async fn cancel(global: &Global, engine: &Engine, job: &JobId) -> Result<()> {
+    match engine.jobs().cancel(job).await {
+        Err(error) if error.kind() == ErrorKind::InvalidInput => {
+            if !global.quiet {
+                eprintln!("{}; interrupt once more to leave, `migratekit replicate resume VM` then goes on with it", error.message());
+            }
+            Ok(())
+        }
+        asked => asked.map(|_| ()),
+    }
 }
 
 /// Follows a job, whoever runs it; when the program is asked to end the following ends, and the job does not.
@@ -85,10 +98,7 @@ pub(crate) fn verdict(job: &Job) -> Result<()> {
         JobStatus::Cancelled | JobStatus::RolledBack => {
             error(ErrorKind::Cancelled, "it was cancelled, and what it made is undone".to_owned())
         }
-        status => error(
-            ErrorKind::Cancelled,
-            format!("it is {status}: this process ended before it; `migratekit replicate resume VM` continues it"),
-        ),
+        status => error(ErrorKind::Cancelled, format!("it is not finished ({status}): `migratekit replicate resume VM` continues it")),
     }
 }
 

@@ -1,6 +1,7 @@
 //! `migratekit credential`: what is needed to reach a platform. No secret is ever printed.
 
 use migratekit_core::engine::{Credential, CredentialChange, NewCredential, Tested};
+use migratekit_core::task::CancellationToken;
 use migratekit_core::{Error, Result};
 use serde::Serialize;
 
@@ -8,8 +9,8 @@ use crate::args::{CredentialAdd, CredentialArgs, CredentialCommand, CredentialUp
 use crate::table::{Table, facts, when, when_or_dash};
 use crate::{output, place, secret_input};
 
-pub(crate) async fn run(global: &Global, args: CredentialArgs) -> Result<()> {
-    let credentials = async || Ok::<_, Error>(place::open(global, &args.place).await?.credentials());
+pub(crate) async fn run(global: &Global, args: CredentialArgs, cancel: &CancellationToken) -> Result<()> {
+    let credentials = async || Ok::<_, Error>(place::open(global, &args.place, cancel).await?.credentials());
     // Secrets are read before the catalog is opened: nothing waits for a person with a lock in hand.
     match args.command {
         CredentialCommand::Add(add) => {

@@ -12,7 +12,7 @@ use crate::table::{Table, dash, duration, facts, plain, when, when_or_dash};
 use crate::{output, place};
 
 pub(crate) async fn run(global: &Global, args: JobArgs, ending: Ending) -> Result<()> {
-    let engine = place::open(global, &args.place).await?;
+    let engine = place::open(global, &args.place, ending.token()).await?;
     let jobs = engine.jobs();
     match args.command {
         JobCommand::List { vm, active, status, limit, after } => {
@@ -27,7 +27,7 @@ pub(crate) async fn run(global: &Global, args: JobArgs, ending: Ending) -> Resul
         JobCommand::Cancel { job } => {
             jobs.cancel(&job).await?;
             // Nobody may be there who undoes it: then that is done here.
-            place::tell(global, engine.recover().await?.as_ref());
+            place::tell(global, &engine, engine.finish(&job, ending.token()).await?.as_ref()).await?;
             output::result(global, &jobs.get(&job).await?, |job| format!("{} is asked to end: {}", job.id, job.status))
         }
         JobCommand::Log { job, lines } => {

@@ -19,7 +19,7 @@ use crate::table::{Table, dash, duration, facts, when, when_or_dash};
 use crate::{output, place};
 
 pub(crate) async fn run(global: &Global, args: ReplicateArgs, ending: Ending) -> Result<()> {
-    let engine = place::open(global, &args.place).await?;
+    let engine = place::open(global, &args.place, ending.token()).await?;
     match args.command {
         None => start(global, &engine, args.start, ending).await,
         Some(ReplicateCommand::Resume { vm, watch }) => {
@@ -40,7 +40,7 @@ pub(crate) async fn run(global: &Global, args: ReplicateArgs, ending: Ending) ->
         Some(ReplicateCommand::Cancel { vm }) => {
             let job = engine.replications().cancel(&vm).await?;
             // Nobody may be there who undoes it: then that is done here.
-            place::tell(global, engine.recover().await?.as_ref());
+            place::tell(global, &engine, engine.finish(&job.id, ending.token()).await?.as_ref()).await?;
             output::result(global, &engine.jobs().get(&job.id).await?, |job| format!("{} is asked to end: {}", job.id, job.status))
         }
     }

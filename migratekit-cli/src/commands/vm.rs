@@ -2,14 +2,15 @@
 
 use migratekit_core::Result;
 use migratekit_core::engine::{AddOutcome, Added, ContextDetail, ContextLine, Discovered, DiskLine, Page, Which};
+use migratekit_core::task::CancellationToken;
 use migratekit_core::units::ByteSize;
 
 use crate::args::{Global, VmArgs, VmCommand};
 use crate::table::{Table, dash, facts, plain, when, when_or_dash};
 use crate::{output, place};
 
-pub(crate) async fn run(global: &Global, args: VmArgs) -> Result<()> {
-    let engine = place::open(global, &args.place).await?;
+pub(crate) async fn run(global: &Global, args: VmArgs, cancel: &CancellationToken) -> Result<()> {
+    let engine = place::open(global, &args.place, cancel).await?;
     match args.command {
         VmCommand::Discover { site, name } => {
             output::result(global, &engine.inventory().discover(&site, &name).await?, |found| discovered(found))

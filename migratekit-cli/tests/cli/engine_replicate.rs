@@ -160,3 +160,52 @@ fn sigterm_and_sighup_lay_the_job_down_and_ctrl_c_undoes_it() {
     home.succeed(&["replicate", "web-01"]);
     assert_replica(&home, "after all");
 }
+
+/// A pass whose point is committed, and whose volumes have far to go to it.
+fn behind_the_point_of_return(home: &Home, name: &str, fill: u8) -> Running {
+    std::fs::write(home.machine("web-01").join("0.img"), vec![fill; 128 << 20]).unwrap();
+    let mut pass = home.start(&["replicate", "web-01", "--watch"], name);
+    assert!(pass.wait_for("a new complete point is safe"), "it did not commit: {}", pass.said());
+    pass
+}
+
+#[test]
+fn behind_the_point_of_return_ctrl_c_waits_and_sigterm_leaves_it_to_resume() {
+    let home = home_with(&[128 * MIB]);
+    home.succeed(&["replicate", "web-01"]);
+    let mut pass = behind_the_point_of_return(&home, "interrupted", 1);
+    pass.signal(Signal::INT);
+    assert_eq!(pass.wait(), Some(0), "{}", pass.said());
+    assert!(pass.said().contains("will be finished"), "{}", pass.said());
+    assert_replica(&home, "interrupted, and finished");
+    assert_nothing_left(&home);
+
+    let mut pass = behind_the_point_of_return(&home, "stopped", 2);
+    pass.signal(Signal::TERM);
+    assert_eq!(pass.wait(), Some(13), "{}", pass.said());
+    // It was laid down in good order: a verb that was called for something else does not spend its time on it.
+    for _ in 0..2 {
+        home.succeed(&["vm", "list"]);
+        assert_eq!(home.json(&["job", "list", "--active"])["items"].as_array().unwrap().len(), 1);
+    }
+    home.refuse(&["replicate", "cancel", "web-01"], 3, &["will be finished"]);
+    assert_eq!(home.json(&["replicate", "resume", "web-01"])["status"], "completed");
+    assert_replica(&home, "stopped, and resumed");
+    assert_nothing_left(&home);
+}
+
+#[test]
+fn who_watches_a_job_that_is_laid_down_is_told() {
+    let home = home_with(&[256 * MIB]);
+    let mut pass = begun(&home, "stopped");
+    let job = home.json(&["job", "list", "--active"])["items"][0]["id"].as_str().unwrap().to_owned();
+    let mut watch = home.start(&["job", "watch", &job], "watching");
+    assert!(watch.wait_for("Copying"), "{}", watch.said());
+    pass.signal(Signal::TERM);
+    assert_eq!((pass.wait(), watch.wait()), (Some(13), Some(13)), "{}", watch.said());
+    assert!(watch.said().contains("replicate resume"), "{}", watch.said());
+    // One that begins to watch now is told at once.
+    home.refuse(&["job", "watch", &job], 13, &["replicate resume"]);
+    assert_eq!(home.json(&["replicate", "resume", "web-01"])["status"], "completed");
+    assert_replica(&home, "resumed");
+}

@@ -1,13 +1,15 @@
 //! Jobs of every kind, as rows: listed, looked at, followed, ended. It works from any process, also from one that runs nothing.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use super::Engine;
 use super::page::{self, Page};
-use crate::clock::Timestamp;
+use crate::clock::{self, Timestamp};
 use crate::error::{Error, Result};
-use crate::id::{ContextId, JobId};
-use crate::jobs::Follow;
+use crate::id::{ContextId, Epoch, JobId, RunnerId};
+use crate::jobs::{Follow, MONITOR};
 use crate::model::{Event, EventKind, Job, JobKind, JobLogLine, JobStatus, Percent, StepStatus};
 use crate::replication::STEPS;
 use crate::store::{JobRow, JobSearch};
@@ -195,13 +197,21 @@ impl JobRows {
         self.engine.desk().wait_until(id, &CancellationToken::new(), rests).await
     }
 
-    /// Follows a job's events from its first to the one that ends it; also those of a job that another process runs.
+    /// Follows a job's events from its first to the one that ends it; also those of a job that another process runs. It ends too where nothing
+    /// more will come: when the job is paused, and when its process is gone (which is seen within four minutes).
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound).
     pub async fn follow(&self, id: &JobId) -> Result<JobEvents> {
         self.get(id).await?;
-        Ok(JobEvents { events: self.engine.desk().follow_job(id, None), over: false })
+        Ok(JobEvents {
+            events: self.engine.desk().follow_job(id, None),
+            over: false,
+            engine: self.engine.clone(),
+            job: id.clone(),
+            every: MONITOR,
+            seen: None,
+        })
     }
 }
 
@@ -210,29 +220,60 @@ impl JobRows {
 pub struct JobEvents {
     events: Follow,
     over: bool,
+    engine: Engine,
+    job: JobId,
+    /// How often its owner is looked at.
+    every: Duration,
+    /// Who held it at the last look.
+    seen: Option<Holder>,
 }
 
+/// Who holds a job, and how often that was renewed; none: nobody.
+type Holder = Option<(RunnerId, Epoch, u64)>;
+
 impl JobEvents {
-    /// The next event; waits for it. `None` behind the one by which the job came to rest or was laid down. May be dropped while it waits.
+    /// The next event; waits for it. `None` behind the one by which the job came to rest or was laid down, and when nobody runs it any more.
+    /// May be dropped while it waits.
     ///
     /// # Errors
     /// Those of the catalog.
     pub async fn next(&mut self) -> Result<Option<Event>> {
-        if self.over {
-            return Ok(None);
+        let forever = CancellationToken::new();
+        while !self.over {
+            let event = tokio::select! {
+                event = self.events.next(&forever) => event?,
+                () = clock::sleep(self.every) => {
+                    self.over = self.is_left().await?;
+                    continue;
+                }
+            };
+            self.over = self.ends(&event).await?;
+            return Ok(Some(event));
         }
-        let event = self.events.next(&CancellationToken::new()).await?;
-        self.over = ends(&event)?;
-        Ok(Some(event))
+        Ok(None)
     }
-}
 
-/// Whether the job rests behind this event.
-fn ends(event: &Event) -> Result<bool> {
-    let to = event.data.get("to").and_then(serde_json::Value::as_str);
-    match (event.kind, to) {
-        (EventKind::JobStatus, Some(to)) => to.parse().map(|to: JobStatus| !to.is_busy()).map_err(|e: Error| e.with("event", event.id)),
-        _ => Ok(false),
+    /// Whether nothing more comes behind this event.
+    async fn ends(&self, event: &Event) -> Result<bool> {
+        let to = event.data.get("to").and_then(serde_json::Value::as_str);
+        let (EventKind::JobStatus, Some(to)) = (event.kind, to) else { return Ok(false) };
+        match to.parse().map_err(|e: Error| e.with("event", event.id))? {
+            // It may be an old pause, of a job that goes on.
+            JobStatus::Paused => Ok(self.engine.desk().get(&self.job).await?.status == JobStatus::Paused),
+            to => Ok(!to.is_busy()),
+        }
+    }
+
+    /// Whether nobody runs the job: as at the last look nobody holds it, or its lease is over and was not renewed since.
+    async fn is_left(&mut self) -> Result<bool> {
+        let id = &self.job;
+        let read = self.engine.store().read("look who runs a job", |tx| async move { Ok((tx.now().await?, tx.jobs().get(id).await?)) });
+        let (now, job) = read.await?;
+        let over = job.lease.as_ref().is_none_or(|lease| now > lease.until);
+        let holder: Holder = job.lease.map(|lease| (lease.owner, lease.epoch, lease.renewals));
+        let same = self.seen.replace(holder.clone()) == Some(holder);
+        // One that waits for its turn is not left; one that came to rest has an event that says so.
+        Ok(same && over && job.status.is_busy() && job.status != JobStatus::Pending)
     }
 }
 
@@ -243,3 +284,6 @@ impl Engine {
         STEPS.iter().find(|step| step.name == name).map_or("Working", |step| step.title)
     }
 }
+
+#[cfg(test)]
+mod tests;

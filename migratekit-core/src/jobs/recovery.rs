@@ -137,10 +137,10 @@ fn lays_down(shared: &Shared, job: &Job) -> bool {
     shared.config.orphans == Orphans::LayDown && job.status == JobStatus::Running && !job.pivot_crossed && job.lease.is_some()
 }
 
-/// Whether this runner is there for the job. What was left in the middle, goes back or is behind its pivot is everybody's; a part of a job is
-/// its owner's.
+/// Whether this runner is there for the job. What a crash left in the middle, and what goes back, is everybody's; what was laid down in good
+/// order waits for who wants it, also behind its pivot; a part of a job is its owner's.
 fn is_wanted(shared: &Shared, job: &Job) -> bool {
-    let fresh = matches!(job.status, JobStatus::Pending | JobStatus::Running) && job.lease.is_none() && !job.pivot_crossed;
+    let fresh = matches!(job.status, JobStatus::Pending | JobStatus::Running) && job.lease.is_none();
     // A job that waits for a part of itself holds its place until that is done.
     let part_of_ours = || job.parent.as_ref().is_some_and(|parent| shared.holds(parent));
     shared.config.wanted.as_ref().is_none_or(|wanted| !fresh || wanted.has(&job.id) || part_of_ours())

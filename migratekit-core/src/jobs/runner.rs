@@ -46,7 +46,7 @@ pub struct RunnerConfig {
     pub jobs_at_once: usize,
     /// What becomes of a job whose runner died, and of one that a stop laid down.
     pub orphans: Orphans,
-    /// The only jobs it begins or goes on with; none: all that nobody holds. Orphans are dealt with all the same.
+    /// The only jobs it begins or goes on with; none: all that nobody holds. Orphans, and what goes back, are dealt with all the same.
     pub wanted: Option<Wanted>,
     /// The times of leases.
     pub leases: LeaseTimes,
@@ -177,11 +177,24 @@ impl Runner {
     /// # Errors
     /// Those of the catalog.
     pub async fn idle(&self) -> Result<()> {
+        self.idle_for(|_| true).await
+    }
+
+    /// Waits until this runner does not hold this job, and would not take it.
+    ///
+    /// # Errors
+    /// Those of the catalog.
+    pub async fn done_with(&self, job: &JobId) -> Result<()> {
+        self.idle_for(|of| of == job).await
+    }
+
+    async fn idle_for(&self, counts: impl Fn(&JobId) -> bool) -> Result<()> {
         let mut pulse = self.shared.jobs.desk.pulse.listen();
         loop {
             pulse.mark_unchanged();
             // In this order: a job that is taken between the two is no more free, but held.
-            if recovery::free(&self.shared).await?.is_empty() && self.shared.grips().is_empty() {
+            let free = recovery::free(&self.shared).await?.iter().any(|found| counts(&found.job.id));
+            if !free && !self.shared.grips().iter().any(|grip| counts(&grip.job)) {
                 return Ok(());
             }
             tokio::select! {

@@ -7,5 +7,6 @@ mod crash;
 mod disks;
 mod flow;
 mod given_up;
+mod leaving;
 mod refusals;
 mod rig;
