@@ -92,7 +92,7 @@ impl Engine {
         if !self.desk().active().await?.iter().any(|job| in_hands(job.status) && !is_laid_down(job)) {
             return Ok(None);
         }
-        self.drive(cancel, async |runner| clock::within(RECOVERY, runner.idle()).await.unwrap_or(Ok(()))).await
+        self.drive(None, cancel).await
     }
 
     /// Sees to the end of a job that was asked to end, if nobody is there who does.
@@ -100,15 +100,21 @@ impl Engine {
     /// # Errors
     /// [`ErrorKind::Cancelled`] when `cancel` ended before it; the job goes on with whoever comes next. Those of the catalog.
     pub async fn finish(&self, job: &JobId, cancel: &CancellationToken) -> Result<Option<Recovered>> {
-        self.drive(cancel, async |runner| runner.done_with(job).await).await
+        if self.desk().get(job).await?.status.is_busy() { self.drive(Some(job), cancel).await } else { Ok(None) }
     }
 
-    /// A runner that takes what others left, for as long as `until` says.
-    async fn drive(&self, cancel: &CancellationToken, until: impl AsyncFnOnce(&Runner) -> Result<()>) -> Result<Option<Recovered>> {
+    /// A runner that takes what others left: until it is done with this job, or for a short time.
+    async fn drive(&self, job: Option<&JobId>, cancel: &CancellationToken) -> Result<Option<Recovered>> {
         let config = RunnerConfig { orphans: Orphans::LayDown, wanted: Some(Wanted::default()), ..RunnerConfig::default() };
         let runner = Runner::start(self.store().clone(), self.shared.sagas.clone(), config).await?;
         let found = *runner.recovered();
-        let ended = cancel.run_until_cancelled(until(&runner)).await;
+        let until = async {
+            match job {
+                Some(job) => runner.done_with(job).await,
+                None => clock::within(RECOVERY, runner.idle()).await.unwrap_or(Ok(())),
+            }
+        };
+        let ended = cancel.run_until_cancelled(until).await;
         runner.stop().await?;
         let cancelled =
             || Error::new(ErrorKind::Cancelled, "finish what others left", "this process was asked to end; the next one goes on");

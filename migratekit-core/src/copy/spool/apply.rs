@@ -66,8 +66,8 @@ impl Spool {
     }
 
     async fn run(&self, to: Option<ApplyTo>, passed: &Passed, cancel: &CancellationToken) -> Result<()> {
-        let (spool, passed, cancel_of) = (Arc::clone(&self.0), passed.clone(), cancel.clone());
-        let job = Arc::new(Job { spool, to, passed, cancel: cancel_of, state: Mutex::default() });
+        let spool = Arc::clone(&self.0);
+        let job = Arc::new(Job { spool, to, passed: passed.clone(), cancel: cancel.clone(), state: Mutex::default() });
         let mut scope = Scope::child_of(cancel);
         for _ in 0..APPLY_LANES {
             scope.spawn(Arc::clone(&job).lane());
