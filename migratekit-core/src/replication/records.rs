@@ -17,7 +17,7 @@ use crate::id::{ContextId, DiskKey, JobId, PointId};
 use crate::jobs::{Outcome, Progress};
 use crate::model::{
     CbtEntry, Context, ContextStatus, ContextTrigger, Disk, EventKind, FailoverMark, Job, JobCounts, JobKind, JobStatus, LastJob, Point,
-    PointDisk, PointStatus, ReplicationMode, ReplicationTrigger, StandingFacts, hold_one_point, standing,
+    PointDisk, PointStatus, ReplicationMode, ReplicationTrigger, StandingFacts, VolumeStatus, hold_one_point, standing,
 };
 use crate::platform::{Machine, SnapshotName, Volume, VolumeTag};
 use crate::store::{NewEvent, NewVolume, ReplicationEnd, Tx, VmLook};
@@ -113,16 +113,24 @@ pub(super) async fn known(tx: &Tx, context: &ContextId) -> Result<Known> {
 /// A replication is asked for: its row, and the status of its VM, in the transaction that begins its job.
 pub(super) async fn begin(tx: &Tx, job: &JobId, context: &ContextId, mode: ReplicationMode) -> Result<()> {
     let context = tx.replications().context(context).await?;
-    if context.status == ContextStatus::CleanupRequired
-        && let Some(other) = tx.jobs().holding_back(&context.id).await?
-    {
-        const REFUSED: &str = "what an earlier job of the VM left must be cleaned up first";
-        let error = Error::new(ErrorKind::InvalidInput, "begin a replication", REFUSED);
-        return Err(error.with("job", other).with("context", &context.id));
+    if context.status == ContextStatus::CleanupRequired {
+        refuse_unclean(tx, &context).await?;
     }
     tx.replications().begin(job, &context, mode).await?;
     let to = tx.replications().change_context(&context, ContextTrigger::Began).await?;
     tell_status(tx, &context, to, Some(job)).await
+}
+
+/// What a replication left, the next one mends. What a failover left, or the removal of the VM's volumes, it does not.
+async fn refuse_unclean(tx: &Tx, context: &Context) -> Result<()> {
+    let refused = |text: &'static str| Error::new(ErrorKind::InvalidInput, "begin a replication", text).with("context", &context.id);
+    if let Some(other) = tx.jobs().holding_back(&context.id).await? {
+        return Err(refused("what an earlier job of the VM left must be cleaned up first").with("job", other));
+    }
+    match tx.replicas().volumes(&context.id).await?.iter().find(|volume| volume.status == VolumeStatus::Destroy) {
+        Some(volume) => Err(refused("its volumes are being removed, and that broke off; remove the VM again").with("volume", &volume.id)),
+        None => Ok(()),
+    }
 }
 
 /// A step begins.
