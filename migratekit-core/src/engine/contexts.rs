@@ -11,7 +11,9 @@ use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ContextId, DiskKey, JobId, VolumeId};
 use crate::inventory::{self, AddOutcome};
-use crate::model::{Context, ContextStatus, ContextTrigger, Disk, EventKind, JobStatus, Percent, Point, PointStatus, Volume};
+use crate::model::{
+    Context, ContextStatus, ContextTrigger, Disk, EventKind, JobStatus, Percent, Point, Volume, hold_one_point, ready_for_failover,
+};
 use crate::platform::{Inventory, Machine, Target, VolumeTag};
 use crate::store::{NewEvent, Tx, VmRow};
 
@@ -223,7 +225,7 @@ impl Contexts {
         let id = &context.id;
         let read = self.engine.store().read("read a VM", |tx| async move {
             let (disks, volumes) = (tx.replicas().disks(id).await?, tx.replicas().volumes(id).await?);
-            Ok((disks, volumes, tx.replicas().point(id).await?.map(|(point, _)| point), tx.jobs().active_of(id).await?))
+            Ok((disks, volumes, tx.replicas().point(id).await?, tx.jobs().active_of(id).await?))
         });
         let (disks, volumes, point, active_job) = read.await?;
         let target = self.engine.target_of(&context).await;
@@ -232,8 +234,9 @@ impl Contexts {
             let size = volumes.iter().find(|volume| Some(&volume.id) == disk.volume.as_ref()).map_or(0, |volume| volume.size_bytes);
             lines.push(line(disk, size, target.as_ref().ok()).await);
         }
-        let ready_for_failover =
-            context.status == ContextStatus::ReadyForFailover || point.as_ref().is_some_and(|point| point.status == PointStatus::Applied);
+        let has_point = point.as_ref().is_some_and(|(point, held)| hold_one_point(point, held));
+        let ready_for_failover = ready_for_failover(context.status, has_point);
+        let point = point.map(|(point, _)| point);
         Ok(ContextDetail { ready_for_failover, point, active_job, disks: lines, context })
     }
 

@@ -193,7 +193,7 @@ impl StepContext {
 
     /// A value that is made once in the life of the job, however often its steps are begun: `make` is asked only when the catalog has none
     /// under `key` (unique in the job), and what it gave is committed before it is used.
-    pub async fn once<T: Serialize + DeserializeOwned>(&self, key: &'static str, make: impl FnOnce() -> T) -> Result<T> {
+    pub async fn once<T: Serialize + DeserializeOwned>(&self, key: &str, make: impl FnOnce() -> T) -> Result<T> {
         if let Some(known) = self.recall(key).await? {
             return Ok(known);
         }
@@ -204,19 +204,19 @@ impl StepContext {
     }
 
     /// What [`StepContext::once`] made under `key` in this job, in whichever step.
-    pub async fn recall<T: DeserializeOwned>(&self, key: &'static str) -> Result<Option<T>> {
+    pub async fn recall<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>> {
         let known = self.desk.read(|tx| async move { tx.steps().recall(&self.job.id, key).await }).await?;
         known.map(|value| decode(key, value)).transpose()
     }
 }
 
-fn encode<T: Serialize>(key: &'static str, value: &T) -> Result<serde_json::Value> {
+fn encode<T: Serialize>(key: &str, value: &T) -> Result<serde_json::Value> {
     serde_json::to_value(value).map_err(|e| {
         Error::new(ErrorKind::Internal, "keep a value of a step", "it cannot be written as JSON").with("key", key).with_source(e)
     })
 }
 
-fn decode<T: DeserializeOwned>(key: &'static str, value: serde_json::Value) -> Result<T> {
+fn decode<T: DeserializeOwned>(key: &str, value: serde_json::Value) -> Result<T> {
     serde_json::from_value(value).map_err(|e| {
         Error::new(ErrorKind::Mismatch, "read a value of a step", "the catalog's text is not what this program would have written")
             .with("key", key)

@@ -47,7 +47,7 @@ pub use context::{Context, JobCounts, OsFamily, PowerState};
 pub use disk::{Disk, DiskSpec, Provisioning};
 pub use network::{MappingType, MappingValidation, NetworkMapping};
 pub use point::{CbtEntry, Point, PointDisk};
-pub use standing::{FailoverMark, LastJob, Standing, StandingFacts, StandingWarning, hold_one_point, standing};
+pub use standing::{FailoverMark, LastJob, Standing, StandingFacts, StandingWarning, hold_one_point, ready_for_failover, standing};
 
 // Where its replica lives.
 pub use export::{Export, ExportMapping};

@@ -2,10 +2,10 @@
 
 use super::moving::FrozenAt;
 use super::pass::DiskDone;
-use super::records::{self, NewPoint};
+use super::records::{self, Base, NewPoint};
 use super::saga::Replication;
 use super::setup::missing;
-use crate::copy::{Decision, Ends, Point};
+use crate::copy::{Decision, Ends, Holding, Point};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::PointId;
 use crate::jobs::{Progress, StepContext};
@@ -28,14 +28,37 @@ impl Replication {
         let id: PointId = cx.recall("point").await?.ok_or_else(|| missing("point"))?;
         let frozen: FrozenAt = cx.recall("frozen").await?.ok_or_else(|| missing("frozen"))?;
         let (taken_at, quiesced) = (frozen.taken_at, frozen.consistency == Consistency::Quiesced);
-        let point = &NewPoint { id, context: cx.context()?.clone(), job: cx.job().clone(), taken_at, quiesced, disks };
+        let base: Base = cx.recall("base").await?.ok_or_else(|| missing("base"))?;
+        self.still_there(cx, &disks).await?;
+        let point = &NewPoint { id, context: cx.context()?.clone(), job: cx.job().clone(), taken_at, quiesced, disks, base };
         cx.pivot(|tx| async move { records::commit_point(&tx, point).await }).await
+    }
+
+    /// All that is about to be committed lies beside the volumes, or in them: when this job waited for a person, another one may have removed
+    /// it.
+    async fn still_there(&self, cx: &StepContext, disks: &[DiskDone]) -> Result<()> {
+        let known = self.know(cx).await?;
+        let target = &*self.reach.target(&known.context).await?;
+        let name = self.point(cx).await?;
+        for disk in disks {
+            let replica = self.replica(cx, target, &known, disk.key, disk.capacity_bytes).await?;
+            let waits = replica.pending().is_some_and(|pending| pending.complete && pending.point == name);
+            if !waits && replica.holding() != Holding::Point(name.clone()) {
+                const GONE: &str = "what was copied is gone: another job removed it meanwhile; replicate again";
+                return Err(Error::new(ErrorKind::Changed, "commit a point", GONE).with("disk", disk.key).with("point", &name));
+            }
+        }
+        Ok(())
     }
 
     pub(super) async fn apply(&self, cx: &StepContext) -> Result<()> {
         let known = self.know(cx).await?;
-        let target = &*self.reach.target(&known.context).await?;
         let name = self.point(cx).await?;
+        if known.point().is_some_and(|newest| newest.id.as_str() != name.as_str()) {
+            // This job waited for a person, and a later one made a point: it has put ours into the volumes first.
+            return Ok(());
+        }
+        let target = &*self.reach.target(&known.context).await?;
         let disks = self.done(cx).await?;
         let total = disks.iter().map(to_apply).fold(0_u64, u64::saturating_add);
         let mut before = 0_u64;

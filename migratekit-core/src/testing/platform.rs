@@ -8,8 +8,8 @@ use crate::block::{BlockRead, BoxFuture, ExtentMap};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ContextId, DiskKey, JobId, VolumeId};
 use crate::platform::{
-    ChangeId, Changes, Inventory, Machine, MachineRef, Snapshot, SnapshotListed, SnapshotName, Source, SourceCapabilities, Target, Volume,
-    VolumeTag, check_blank,
+    ChangeId, Changes, Inventory, Machine, MachineRef, Snapshot, SnapshotListed, SnapshotName, Source, SourceCapabilities, Target,
+    TargetCapabilities, Volume, VolumeListed, VolumePlace, VolumeTag, check_blank,
 };
 use crate::task::{CancellationToken, Passed};
 use crate::units::{ByteRange, MIB};
@@ -393,5 +393,59 @@ impl Source for FaultySource {
         cancel: &'a CancellationToken,
     ) -> BoxFuture<'a, Result<Changes>> {
         self.call("changes", self.inner.changes(snapshot, disk, since, cancel))
+    }
+}
+
+/// A target whose calls may fail before they are made.
+pub struct FaultyTarget {
+    inner: Arc<dyn Target>,
+    fail: Box<dyn Fn(&'static str) -> Option<Error> + Send + Sync>,
+}
+
+impl FaultyTarget {
+    /// `fail` is told the name of each call, and gives the error it shall fail with.
+    #[must_use]
+    pub fn new(inner: Arc<dyn Target>, fail: impl Fn(&'static str) -> Option<Error> + Send + Sync + 'static) -> Self {
+        FaultyTarget { inner, fail: Box::new(fail) }
+    }
+
+    fn call<'a, T>(&'a self, name: &'static str, call: BoxFuture<'a, Result<T>>) -> BoxFuture<'a, Result<T>>
+    where
+        T: Send + 'a,
+    {
+        match (self.fail)(name) {
+            None => call,
+            Some(error) => Box::pin(async move { Err(error) }),
+        }
+    }
+}
+
+impl Target for FaultyTarget {
+    fn capabilities(&self) -> TargetCapabilities {
+        self.inner.capabilities()
+    }
+
+    fn create_volume<'a>(&'a self, tag: &'a VolumeTag, size: u64) -> BoxFuture<'a, Result<Volume>> {
+        self.call("create_volume", self.inner.create_volume(tag, size))
+    }
+
+    fn find_volume<'a>(&'a self, tag: &'a VolumeTag) -> BoxFuture<'a, Result<Option<Volume>>> {
+        self.call("find_volume", self.inner.find_volume(tag))
+    }
+
+    fn volumes(&self) -> BoxFuture<'_, Result<Vec<VolumeListed>>> {
+        self.call("volumes", self.inner.volumes())
+    }
+
+    fn resize_volume<'a>(&'a self, id: &'a VolumeId, size: u64) -> BoxFuture<'a, Result<Volume>> {
+        self.call("resize_volume", self.inner.resize_volume(id, size))
+    }
+
+    fn remove_volume<'a>(&'a self, id: &'a VolumeId) -> BoxFuture<'a, Result<bool>> {
+        self.call("remove_volume", self.inner.remove_volume(id))
+    }
+
+    fn open_volume<'a>(&'a self, expected: &'a Volume) -> BoxFuture<'a, Result<VolumePlace>> {
+        self.call("open_volume", self.inner.open_volume(expected))
     }
 }
