@@ -6,7 +6,7 @@ use super::Engine;
 use super::reach::Sites;
 use crate::error::Result;
 use crate::id::JobId;
-use crate::jobs::{Jobs, Orphans, Recovered, Runner, RunnerConfig, SagaFactory, Sagas, Wanted};
+use crate::jobs::{Jobs, Orphans, Recovered, Runner, RunnerConfig, SagaFactory, Sagas, Wanted, housekeep};
 use crate::model::JobStatus;
 use crate::replication;
 use crate::store::Store;
@@ -71,11 +71,13 @@ impl Engine {
     }
 
     /// Recovers what processes left in the middle that are gone, and runs nothing else: what goes back is finished, what went forward is
-    /// laid down, for [`Replications::resume`](super::Replications::resume). `None` when there was nothing to do.
+    /// laid down, for [`Replications::resume`](super::Replications::resume). `None` when there was nothing to do. When the housekeeping of
+    /// the catalog is due, a bounded part of it is done first ([`housekeep`]).
     ///
     /// # Errors
     /// Those of the catalog.
     pub async fn recover(&self) -> Result<Option<Recovered>> {
+        housekeep(self.store()).await;
         let in_hands = |status: JobStatus| matches!(status, JobStatus::Running | JobStatus::Cancelling | JobStatus::RollingBack);
         if !self.desk().active().await?.iter().any(|job| in_hands(job.status)) {
             return Ok(None);

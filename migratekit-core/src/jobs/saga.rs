@@ -7,6 +7,7 @@ use super::StepContext;
 use crate::block::BoxFuture;
 use crate::error::{Error, Result};
 use crate::id::DiskKey;
+use crate::model::messages::Action;
 use crate::model::{Job, JobKind, OtherSide, Percent};
 use crate::store::{JobFailure as Failure, Tx};
 
@@ -77,8 +78,8 @@ pub struct SagaDefinition {
     pub kind: JobKind,
     /// Its steps in order; at most one is the pivot. Without one, everything is undone until the last step ended.
     pub steps: &'static [StepSpec],
-    /// What a person does when the job cannot go on by itself: the code of an action.
-    pub next_action: &'static str,
+    /// What a person does when the job cannot go on by itself.
+    pub next_action: Action,
 }
 
 /// How a step ended that did not fail.

@@ -12,6 +12,7 @@ use crate::copy::Replica;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::DiskKey;
 use crate::jobs::{Outcome, Progress, Saga, SagaDefinition, SagaFactory, StepContext, StepEnd, StepSpec};
+use crate::model::messages::Action;
 use crate::model::{Job, JobKind, ReplicationMode};
 use crate::store::Tx;
 
@@ -28,8 +29,8 @@ pub const STEPS: &[StepSpec] = &[
     StepSpec::new("releasing", "Releasing the source", 2),
 ];
 
-/// The saga as data.
-pub const DEFINITION: SagaDefinition = SagaDefinition { kind: JobKind::Replication, steps: STEPS, next_action: "retry_job" };
+/// The saga as data. What a pass could not finish or remove, the next one does first: so that is what a person begins.
+pub const DEFINITION: SagaDefinition = SagaDefinition { kind: JobKind::Replication, steps: STEPS, next_action: Action::ReplicateAgain };
 
 /// The version of [`ReplicationInput`].
 const INPUT_VERSION: u32 = 1;

@@ -23,6 +23,7 @@ use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ContextId, DiskKey, JobId};
 use crate::jobs::{Jobs, NewJob, Outcome, Progress, Saga, SagaDefinition, SagaFactory, Sagas, StepContext, StepEnd, StepSpec, Thing};
+use crate::model::messages::Action;
 use crate::model::{Job, JobKind, JobStatus, OtherSide};
 use crate::store::{Store, Tx};
 
@@ -35,7 +36,7 @@ const STEPS: &[StepSpec] = &[
     StepSpec::new("tidy", "Tidying up", 1).attempts(3),
 ];
 
-const DEFINITION: SagaDefinition = SagaDefinition { kind: JobKind::Verify, steps: STEPS, next_action: "look_at_the_world" };
+const DEFINITION: SagaDefinition = SagaDefinition { kind: JobKind::Verify, steps: STEPS, next_action: Action::ShowJob };
 
 /// How a job of the marker saga shall go.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
