@@ -43,7 +43,7 @@ pub use self::contexts::{ActiveJob, Added, ContextDetail, ContextLine, Contexts,
 pub use self::credential::{Credential, CredentialChange, MAX_CREDENTIAL_NAME, NewCredential, Tested};
 pub use self::credentials::Credentials;
 pub use self::doctor::{Diagnosis, Health, diagnose, key_of};
-pub use self::jobs::{JobDetail, JobEvents, JobFilter, JobLine, JobRows, StepLine};
+pub use self::jobs::{JobDetail, JobEvents, JobFilter, JobRows, StepLine, TechnicalDetail};
 pub use self::key::{Rotated, UnopenedSecret};
 pub use self::look::InventoryLook;
 pub use self::page::{MAX_PAGE, Page};

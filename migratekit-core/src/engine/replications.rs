@@ -7,6 +7,7 @@ use super::page::{self, Page};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ContextId, DiskKey, JobId, PointId};
+use crate::model::messages::Message;
 use crate::model::{CbtEntry, Job, JobStatus, Percent, Point, ReplicationMode, ReplicationStatus, SyncType};
 use crate::replication;
 use crate::store::ReplicationRow;
@@ -65,8 +66,10 @@ pub struct ReplicationReport {
     pub point: Option<Point>,
     /// What it did to each disk.
     pub disks: Vec<DiskReport>,
-    /// Why it failed, in technical words.
-    pub error_message: Option<String>,
+    /// What people read when it did not come to a good end: what stopped, why, and what to do.
+    pub message: Option<Message>,
+    /// The same in technical words.
+    pub technical: Option<String>,
     /// When it was asked for.
     pub created_at: Timestamp,
     /// When it ended.
@@ -210,9 +213,9 @@ impl Replications {
             let row = tx.job_lists().replication(job).await?;
             let disks = tx.replicas().disks(&row.context).await?;
             let point = tx.replicas().point(&row.context).await?.map(|(point, _)| point).filter(|point| point.job == *job);
-            Ok((tx.job_lists().disks_of(job).await?, disks, point, row))
+            Ok((tx.job_lists().disks_of(job).await?, disks, point, row, tx.jobs().get(job).await?))
         });
-        let (done, disks, point, row) = read.await?;
+        let (done, disks, point, row, job) = read.await?;
         Ok(ReplicationReport {
             capacity_bytes: disks.iter().filter(|disk| disk.removed_at.is_none()).map(|disk| disk.spec.capacity_bytes).sum(),
             seconds: row.started_at.zip(row.completed_at).map(|(from, to)| to.since(from).as_secs_f64()),
@@ -225,7 +228,8 @@ impl Replications {
             status: row.status,
             percent: row.percent,
             bytes_transferred: row.bytes_transferred,
-            error_message: row.error_message,
+            message: Message::of(&job),
+            technical: row.error_message,
             created_at: row.created_at,
             completed_at: row.completed_at,
         })

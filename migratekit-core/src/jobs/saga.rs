@@ -15,22 +15,20 @@ use crate::store::{JobFailure as Failure, Tx};
 /// cloud we wait for (300 s).
 pub const QUIET: Duration = Duration::from_secs(600);
 
-/// One step, as data. Written at the top of a saga's file:
+/// One step, as data; what people read of it is in [`messages`](crate::model::messages::step_words). Written at the top of a saga's file:
 ///
 /// ```
 /// use migratekit_core::jobs::StepSpec;
 /// const STEPS: &[StepSpec] = &[
-///     StepSpec::new("provisioning", "Preparing the target disks", 10),
-///     StepSpec::new("replicating", "Copying data", 80),
-///     StepSpec::new("committing", "Confirming the new point", 1).pivot(),
+///     StepSpec::new("provisioning", 10),
+///     StepSpec::new("replicating", 80),
+///     StepSpec::new("committing", 1).pivot(),
 /// ];
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StepSpec {
     /// Its name in the catalog; unique in the saga.
     pub name: &'static str,
-    /// What people read.
-    pub title: &'static str,
     /// Whether this is the pivot: before it everything is undone on failure, behind it everything is finished.
     pub pivot: bool,
     /// Its part of the whole way, relative to the other steps; at least 1.
@@ -45,8 +43,8 @@ pub struct StepSpec {
 impl StepSpec {
     /// A step that is no pivot.
     #[must_use]
-    pub const fn new(name: &'static str, title: &'static str, weight: u32) -> Self {
-        StepSpec { name, title, pivot: false, weight, quiet: QUIET, attempts: 5 }
+    pub const fn new(name: &'static str, weight: u32) -> Self {
+        StepSpec { name, pivot: false, weight, quiet: QUIET, attempts: 5 }
     }
 
     /// Makes it the pivot. Its decisive commit goes through [`StepContext::pivot`].

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde_json::json;
 
-use super::disks::{HeldDisk, KnownDisk, Plan};
+use super::disks::{HeldDisk, KnownDisk, Plan, no_base};
 use super::open::Committed;
 use super::pass::DiskDone;
 use crate::clock::Timestamp;
@@ -106,8 +106,12 @@ pub(super) async fn known(tx: &Tx, context: &ContextId) -> Result<Known> {
     Ok(Known { context: tx.replications().context(context).await?, disks, point, replicas })
 }
 
-/// A replication is asked for: its row, and the status of its VM, in the transaction that begins its job.
+/// A replication is asked for: its row, and the status of its VM, in the transaction that begins its job. An increment to nothing is
+/// refused here already, before there is a job that would fail.
 pub(super) async fn begin(tx: &Tx, job: &JobId, context: &ContextId, mode: ReplicationMode) -> Result<()> {
+    if mode == ReplicationMode::Incremental && tx.replicas().point(context).await?.is_none() {
+        return Err(no_base("start a replication").with("context", context));
+    }
     let context = tx.replications().context(context).await?;
     tx.replications().begin(job, &context, mode).await?;
     let to = tx.replications().change_context(&context, ContextTrigger::Began).await?;
