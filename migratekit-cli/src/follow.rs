@@ -6,8 +6,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use migratekit_core::engine::{Engine, JobDetail};
 use migratekit_core::id::JobId;
 use migratekit_core::model::messages::step_words;
-use migratekit_core::model::{Event, EventKind};
-use migratekit_core::units::ByteSize;
+use migratekit_core::model::Event;
 use migratekit_core::{Error, ErrorKind, Result};
 
 use crate::args::{Global, Output};
@@ -91,7 +90,7 @@ impl<'a> Shown<'a> {
     fn event(&self, event: &Event) -> Result<()> {
         match (self.how, self.global.output) {
             (Follow::Lines, Output::Json) => output::json_line(event),
-            (Follow::Lines, Output::Table) => match line(event) {
+            (Follow::Lines, Output::Table) => match event.words() {
                 Some(text) => output::line(&format!("{}  {text}", when(event.at))),
                 None => Ok(()),
             },
@@ -119,29 +118,4 @@ impl Drop for Shown<'_> {
             bar.finish_and_clear();
         }
     }
-}
-
-/// An event in words; `None` for one that tells people nothing.
-fn line(event: &Event) -> Option<String> {
-    let text = |key: &str| event.data.get(key).and_then(serde_json::Value::as_str);
-    let number = |key: &str| event.data.get(key).and_then(serde_json::Value::as_u64);
-    let step = text("step").map(|step| step_words(step).friendly);
-    Some(match event.kind {
-        EventKind::JobCreated => "begun".to_owned(),
-        EventKind::JobStatus => text("to")?.replace('_', " "),
-        EventKind::StepStatus => match (text("to")?, step?) {
-            ("running", title) => title.to_owned(),
-            (to, title) => format!("{title}: {}", to.replace('_', " ")),
-        },
-        EventKind::JobProgress => {
-            let bytes = match (number("bytes_done"), number("bytes_total")) {
-                (Some(done), Some(total)) if total > 0 => format!(", {} of {}", ByteSize(done), ByteSize(total)),
-                _ => String::new(),
-            };
-            format!("{}%  {}{bytes}", number("percent")?, step?)
-        }
-        EventKind::PointCommitted => "a new complete point is safe".to_owned(),
-        EventKind::PointApplied => "the new point is in the volumes".to_owned(),
-        _ => return None,
-    })
 }

@@ -127,7 +127,7 @@ impl Story {
     }
 
     async fn replicate(&self, engine: &Engine, mode: ReplicationMode, cancel: &CancellationToken) -> Result<()> {
-        let job = engine.replications().start(MACHINE, mode).await?;
+        let job = engine.replications().start(MACHINE, mode).await?.id().clone();
         let jobs = engine.jobs();
         tokio::select! {
             ended = jobs.wait(&job) => ended?,

@@ -27,7 +27,7 @@ pub(crate) async fn run(global: &Global, args: ReplicateArgs, ending: Ending) ->
             let running = engine.start().await?;
             let job = engine.replications().resume(&vm).await;
             let end = match job {
-                Ok(job) => follow(global, &engine, &job, watch, &ending).await,
+                Ok(job) => follow(global, &engine, job.id(), watch, &ending).await,
                 Err(error) => Err(error),
             };
             running.stop().await?;
@@ -55,7 +55,7 @@ async fn start(global: &Global, engine: &Engine, args: ReplicateStart, ending: E
     };
     let running = engine.start().await?;
     let end = match engine.replications().start(&args.vm.unwrap_or_default(), mode).await {
-        Ok(job) => follow(global, engine, &job, args.watch, &ending).await,
+        Ok(job) => follow(global, engine, job.id(), args.watch, &ending).await,
         Err(error) => Err(error),
     };
     running.stop().await?;

@@ -48,7 +48,7 @@ pub use self::key::{Rotated, UnopenedSecret};
 pub use self::look::InventoryLook;
 pub use self::page::{MAX_PAGE, Page};
 pub use self::place::{default_store_url, make_default_place};
-pub use self::replications::{DiskReport, ReplicationLine, ReplicationReport, Replications};
+pub use self::replications::{DiskReport, ReplicationJob, ReplicationLine, ReplicationReport, Replications};
 pub use self::running::Running;
 pub use crate::inventory::{AddOutcome, Discovered};
 pub use crate::jobs::{Orphans, Recovered};

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::Engine;
+use super::jobs::JobEvents;
 use super::page::{self, Page};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -114,6 +115,49 @@ impl From<ReplicationRow> for ReplicationLine {
     }
 }
 
+/// A replication that was asked for, here or by any process on the catalog: its rows are followed, not the process.
+#[derive(Debug, Clone)]
+pub struct ReplicationJob {
+    engine: Engine,
+    id: JobId,
+}
+
+impl ReplicationJob {
+    /// Its job.
+    #[must_use]
+    pub fn id(&self) -> &JobId {
+        &self.id
+    }
+
+    /// Its events, from the first to the one that ends it.
+    ///
+    /// # Errors
+    /// Those of the catalog.
+    pub async fn events(&self) -> Result<JobEvents> {
+        self.engine.jobs().follow(&self.id).await
+    }
+
+    /// Waits for its end: what it did when it completed, with the point it made.
+    ///
+    /// # Errors
+    /// What stopped it in clean words, with the kind of its failure ([`ErrorKind::Cancelled`] for one that was cancelled, or is laid down for
+    /// [`Replications::resume`]); the technical text is in [`Replications::report`].
+    pub async fn wait(&self) -> Result<ReplicationReport> {
+        const WAIT: &str = "bring a replica up to date";
+        let job = self.engine.jobs().wait(&self.id).await?;
+        if job.status == JobStatus::Completed {
+            return self.engine.replications().report(&self.id).await;
+        }
+        let code = job.error_kind.as_deref().unwrap_or_default();
+        let kind = match job.status {
+            JobStatus::Cancelled | JobStatus::RolledBack | JobStatus::Paused => ErrorKind::Cancelled,
+            _ => ErrorKind::ALL.iter().copied().find(|kind| kind.code() == code).unwrap_or(ErrorKind::Internal),
+        };
+        let text = Message::of(&job).map_or_else(|| format!("the job is {}", job.status), |said| said.text);
+        Err(Error::new(kind, WAIT, text).with("job", &self.id))
+    }
+}
+
 impl Replications {
     pub(super) fn of(engine: &Engine) -> Self {
         Replications { engine: engine.clone() }
@@ -122,19 +166,20 @@ impl Replications {
     /// Asks for a replication of the VM of this id or name; a running engine on this catalog takes it.
     ///
     /// # Errors
-    /// [`ErrorKind::Busy`], naming the job, while one of the VM is active; those of finding the VM.
-    pub async fn start(&self, vm: &str, mode: ReplicationMode) -> Result<JobId> {
+    /// [`ErrorKind::Busy`], naming the job, while one of the VM is active; [`ErrorKind::InvalidInput`] for an increment to nothing; those of
+    /// finding the VM.
+    pub async fn start(&self, vm: &str, mode: ReplicationMode) -> Result<ReplicationJob> {
         let context = self.engine.contexts().find(vm).await?;
-        let job = replication::start(&self.engine.desk(), &context.id, mode, None).await?;
-        self.engine.want(&job);
-        Ok(job)
+        let id = replication::start(&self.engine.desk(), &context.id, mode, None).await?;
+        self.engine.want(&id);
+        Ok(ReplicationJob { engine: self.engine.clone(), id })
     }
 
     /// Lets the interrupted replication of a VM go on from where it was; a running engine on this catalog takes it.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] when none was interrupted; [`ErrorKind::Busy`] when it runs, or goes back.
-    pub async fn resume(&self, vm: &str) -> Result<JobId> {
+    pub async fn resume(&self, vm: &str) -> Result<ReplicationJob> {
         const RESUME: &str = "continue a replication";
         let context = self.engine.contexts().find(vm).await?;
         let none = || {
@@ -152,7 +197,7 @@ impl Replications {
             }
         }
         self.engine.want(&id);
-        Ok(id)
+        Ok(ReplicationJob { engine: self.engine.clone(), id })
     }
 
     /// Asks the active replication of a VM to end; the last point stays as it was.
