@@ -5,8 +5,8 @@ use std::io::IsTerminal;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use migratekit_core::engine::{Engine, JobDetail};
 use migratekit_core::id::JobId;
-use migratekit_core::model::messages::step_words;
 use migratekit_core::model::Event;
+use migratekit_core::model::messages::step_words;
 use migratekit_core::{Error, ErrorKind, Result};
 
 use crate::args::{Global, Output};

@@ -19,7 +19,9 @@ pub(crate) struct Names {
 impl Names {
     /// Of this job, and of its VM: by the name where a shell takes it as one word, else by the id.
     pub(crate) fn of(job: &JobId, vm_name: Option<&str>, context: Option<&ContextId>) -> Self {
-        let word = |name: &&str| !name.is_empty() && !name.starts_with('-') && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+        let word = |name: &&str| {
+            !name.is_empty() && !name.starts_with('-') && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+        };
         let vm = vm_name.filter(word).map(str::to_owned).or_else(|| context.map(ToString::to_string));
         Names { job: job.clone(), vm }
     }

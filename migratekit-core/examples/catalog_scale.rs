@@ -107,7 +107,9 @@ async fn page(store: &Store, query: &str, vm: u64, job: u64) -> Result<usize> {
                     "VMs with last job" => tx.feed().contexts(Some(&behind), PAGE).await?.items.len(),
                     "feed of all" => tx.feed().jobs(&all, Some(&at), PAGE).await?.items.len(),
                     "feed of one VM" => tx.feed().jobs(&FeedSearch { context: Some(&context(vm)), ..all }, None, PAGE).await?.items.len(),
-                    "failed jobs" => tx.feed().jobs(&FeedSearch { status: Some(JobStatus::Failed), ..all }, Some(&at), PAGE).await?.items.len(),
+                    "failed jobs" => {
+                        tx.feed().jobs(&FeedSearch { status: Some(JobStatus::Failed), ..all }, Some(&at), PAGE).await?.items.len()
+                    }
                     _ => tx.feed().jobs(&FeedSearch { active: true, ..all }, None, PAGE).await?.items.len(),
                 })
             }

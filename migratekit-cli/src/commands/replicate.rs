@@ -37,7 +37,9 @@ pub(crate) async fn run(global: &Global, args: ReplicateArgs, ending: Ending) ->
             let page = engine.replications().list(vm.as_deref(), limit, after.as_deref()).await?;
             output::result(global, &page, listed)
         }
-        Some(ReplicateCommand::Show { vm }) => output::result(global, &engine.replications().show(&vm).await?, |report| shown(report, global.verbose > 0)),
+        Some(ReplicateCommand::Show { vm }) => {
+            output::result(global, &engine.replications().show(&vm).await?, |report| shown(report, global.verbose > 0))
+        }
         Some(ReplicateCommand::Cancel { vm }) => {
             let job = engine.replications().cancel(&vm).await?;
             // Nobody may be there who undoes it: then that is done here.

@@ -85,7 +85,9 @@ fn a_failure_is_told_in_clean_words_with_what_to_do_everywhere() {
     assert_eq!((item["error_category"].as_str(), item["error_severity"].as_str()), (Some("platform"), Some("error")), "{item}");
     assert_eq!(item["actionable_steps"][0]["target"]["name"], "migratekit vm discover", "{item}");
     let job = item["job_id"].as_str().unwrap();
-    for args in [&["job", "show", job][..], &["job", "list"], &["replicate", "show", "web-01"], &["vm", "show", "web-01"], &["job", "watch", job]] {
+    for args in
+        [&["job", "show", job][..], &["job", "list"], &["replicate", "show", "web-01"], &["vm", "show", "web-01"], &["job", "watch", job]]
+    {
         let text = shown(&home.run(args));
         assert!(text.contains("something it needs no longer exists"), "{args:?}: {text}");
         assert!(args[0] == "vm" || !text.contains("0.img"), "{args:?}: {text}");
@@ -96,7 +98,11 @@ fn a_failure_is_told_in_clean_words_with_what_to_do_everywhere() {
     let log = home.succeed(&["job", "log", job]);
     assert!(log.contains("WARN") && log.contains("the step failed"), "{log}");
     let last = &home.json(&["vm", "show", "web-01"])["last_operation"];
-    assert_eq!((last["job_id"].as_str(), last["status"].as_str(), last["version"].as_u64()), (Some(job), Some("failed"), Some(1)), "{last}");
+    assert_eq!(
+        (last["job_id"].as_str(), last["status"].as_str(), last["version"].as_u64()),
+        (Some(job), Some("failed"), Some(1)),
+        "{last}"
+    );
     // The point is as it was, and the VM is free: the same again, mended.
     assert_eq!(home.json(&["vm", "show", "web-01"])["ready_for_failover"], true);
     std::fs::rename(&aside, &disk).unwrap();

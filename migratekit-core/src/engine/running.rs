@@ -104,3 +104,30 @@ impl Engine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::crash::walked;
+    use crate::model::messages::step_words;
+    use crate::testing::catalog::on_sqlite;
+
+    #[test]
+    fn the_crash_model_walks_the_sagas_that_are_shipped() {
+        on_sqlite(|store| async move {
+            let sagas = sagas(&store).unwrap();
+            assert!(sagas.definitions().count() > 0);
+            for shipped in sagas.definitions() {
+                let kind = shipped.kind;
+                let (steps, pivot) = walked(kind).unwrap_or_else(|| panic!("{kind}: the model does not walk it"));
+                let names: Vec<&str> = shipped.steps.iter().map(|step| step.name).collect();
+                assert_eq!(names, steps, "{kind}");
+                assert_eq!(shipped.steps.iter().find(|step| step.pivot).map(|step| step.name), Some(pivot), "{kind}");
+                // Each has words of its own for those who follow it.
+                let nothing = step_words("a step without words").friendly;
+                let words: std::collections::BTreeSet<&str> = names.iter().map(|name| step_words(name).friendly).collect();
+                assert!(words.len() == names.len() && !words.contains(nothing), "{kind}: {words:?}");
+            }
+        });
+    }
+}

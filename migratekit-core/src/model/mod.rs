@@ -14,7 +14,7 @@
 mod code;
 
 #[cfg(test)]
-mod crash;
+pub(crate) mod crash;
 
 mod access;
 mod cloud;

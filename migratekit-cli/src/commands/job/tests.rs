@@ -160,10 +160,15 @@ fn a_failure_is_told_with_what_to_do_and_technical_only_to_who_asks() {
     let error = told::verdict(&detail).unwrap_err();
     assert_eq!(error.kind(), migratekit_core::ErrorKind::NoSpace);
     let text = crate::exit::explain(&error, false);
-    for needed in
-        ["error: Copying data stopped: there is not enough space.", "about: storage, error", "MIGRATEKIT_STATE_DIR", "`migratekit replicate web-01`"]
-    {
-        assert!(text.contains(needed) && (needed.starts_with("error") || shown(&detail, false).contains(needed.trim_start_matches("about: "))));
+    for needed in [
+        "error: Copying data stopped: there is not enough space.",
+        "about: storage, error",
+        "MIGRATEKIT_STATE_DIR",
+        "`migratekit replicate web-01`",
+    ] {
+        assert!(
+            text.contains(needed) && (needed.starts_with("error") || shown(&detail, false).contains(needed.trim_start_matches("about: ")))
+        );
     }
     assert!(unsaid(&text).is_none() && unsaid(&shown(&detail, false)).is_none());
     assert!(crate::exit::explain(&error, true).contains("/dev/vdb") && shown(&detail, true).contains("/dev/vdb"));

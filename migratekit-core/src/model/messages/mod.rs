@@ -40,13 +40,7 @@ impl Message {
     /// What people read of a job: none for one that runs or completed.
     #[must_use]
     pub fn of(job: &Job) -> Option<Message> {
-        told(
-            job.status,
-            job.error_kind.as_deref(),
-            job.error_message.as_deref(),
-            job.failed_step.as_deref(),
-            job.next_action.as_deref(),
-        )
+        told(job.status, job.error_kind.as_deref(), job.error_message.as_deref(), job.failed_step.as_deref(), job.next_action.as_deref())
     }
 }
 

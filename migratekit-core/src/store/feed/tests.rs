@@ -81,7 +81,10 @@ async fn no_page_reads_a_table_whole(store: Store) {
         explain(&tx, tx.sql("explain", explained(&tx, "SELECT * FROM job_tracking j WHERE j.outcome = 'x'"))).await
     });
     assert!(bad.await.unwrap().iter().any(|line| whole(line)));
-    let active = store.read("page", |tx| async move { tx.feed().jobs(&FeedSearch { active: true, ..FeedSearch::default() }, None, 200).await }).await.unwrap();
+    let active = store
+        .read("page", |tx| async move { tx.feed().jobs(&FeedSearch { active: true, ..FeedSearch::default() }, None, 200).await })
+        .await
+        .unwrap();
     assert_eq!(active.items.len() as u64, SCALE.contexts / BUSY);
 }
 
