@@ -6,5 +6,6 @@
 mod crash;
 mod disks;
 mod flow;
+mod pausing;
 mod refusals;
 mod rig;
