@@ -94,13 +94,10 @@ impl Told {
 pub(crate) fn verdict(detail: &JobDetail) -> Result<()> {
     const RUN: &str = "run the job to its end";
     let job = &detail.technical.job;
-    let code = job.error_kind.as_deref().unwrap_or_default();
-    let kind = match job.status {
-        JobStatus::Completed => return Ok(()),
-        JobStatus::Cancelled | JobStatus::RolledBack => ErrorKind::Cancelled,
-        _ => ErrorKind::ALL.iter().copied().find(|kind| kind.code() == code).unwrap_or(ErrorKind::Internal),
-    };
-    let Some(said) = Message::of(job).filter(|_| !job.status.is_busy()) else {
+    if job.status == JobStatus::Completed {
+        return Ok(());
+    }
+    let (Some(said), Some(kind)) = (Message::of(job).filter(|_| !job.status.is_busy()), Message::kind_of(job)) else {
         let text = format!("it is {}: this process ended before it; `migratekit replicate resume VM` continues it", job.status);
         return Err(Error::new(ErrorKind::Cancelled, RUN, text).with("job", &job.id));
     };

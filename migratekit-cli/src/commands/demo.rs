@@ -141,8 +141,8 @@ impl Story {
     }
 
     fn report(&self, report: &ReplicationReport) -> Result<()> {
-        let (moved, total) = (ByteSize(report.bytes_transferred), ByteSize(report.capacity_bytes));
-        self.say("moved", &format!("{moved} of {total} in {:.2} s", report.seconds.unwrap_or_default()))?;
+        let (written, total) = (ByteSize(report.bytes_transferred), ByteSize(report.capacity_bytes));
+        self.say("written", &format!("{written} of {total} in {:.2} s, zeros included", report.seconds.unwrap_or_default()))?;
         match &report.point {
             Some(point) => self.say("point", &format!("{}, {}", point.id, point.status)),
             None => Err(Error::new(ErrorKind::Internal, "run the demo", "a replication completed without a point")),

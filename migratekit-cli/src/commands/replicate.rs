@@ -78,7 +78,7 @@ async fn follow(global: &Global, engine: &Engine, job: &JobId, watch: bool, endi
 }
 
 fn listed(page: &Page<ReplicationLine>) -> String {
-    let mut table = Table::new(["VM", "MODE", "STATUS", "MOVED", "BEGUN (UTC)", "ENDED (UTC)", "POINT", "JOB"]);
+    let mut table = Table::new(["VM", "MODE", "STATUS", "WRITTEN", "BEGUN (UTC)", "ENDED (UTC)", "POINT", "JOB"]);
     for line in &page.items {
         table.row([
             line.vm_name.clone(),
@@ -95,12 +95,12 @@ fn listed(page: &Page<ReplicationLine>) -> String {
 }
 
 fn shown(report: &ReplicationReport, verbose: bool) -> String {
-    let moved = format!("{} of {}", ByteSize(report.bytes_transferred), ByteSize(report.capacity_bytes));
+    let written = format!("{} of {}, zeros included", ByteSize(report.bytes_transferred), ByteSize(report.capacity_bytes));
     let mut head = vec![
         ("vm", Some(report.vm_name.clone())),
         ("mode", Some(report.mode.to_string())),
         ("status", Some(format!("{} {}", report.status, report.percent))),
-        ("moved", Some(moved)),
+        ("written", Some(written)),
         ("took", report.seconds.map(|seconds| duration(Duration::from_secs_f64(seconds)))),
         ("point", report.point.as_ref().map(|point| format!("{} of {}, {}", point.id, when(point.taken_at), point.status))),
         ("job", Some(report.job.to_string())),
@@ -113,7 +113,7 @@ fn shown(report: &ReplicationReport, verbose: bool) -> String {
     if report.disks.is_empty() {
         return head;
     }
-    let mut table = Table::new(["DISK", "HOW", "MOVED", "CHANGE ID"]);
+    let mut table = Table::new(["DISK", "HOW", "WRITTEN", "CHANGE ID"]);
     for disk in &report.disks {
         let change_id = disk.change_id.clone().unwrap_or_else(dash);
         table.row([disk.key.to_string(), disk.sync.to_string(), ByteSize(disk.bytes_transferred).to_string(), change_id]);

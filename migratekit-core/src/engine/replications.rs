@@ -34,7 +34,7 @@ pub struct ReplicationLine {
     pub status: ReplicationStatus,
     /// How far it is.
     pub percent: Percent,
-    /// Bytes moved.
+    /// Bytes written to the replica, zeros among them; bytes that were only compared are not.
     pub bytes_transferred: u64,
     /// The point it made.
     pub point: Option<PointId>,
@@ -59,7 +59,7 @@ pub struct ReplicationReport {
     pub status: ReplicationStatus,
     /// How far it is.
     pub percent: Percent,
-    /// Bytes moved.
+    /// Bytes written to the replica, zeros among them; bytes that were only compared are not.
     pub bytes_transferred: u64,
     /// The sizes of the disks together, in bytes.
     pub capacity_bytes: u64,
@@ -86,7 +86,7 @@ pub struct DiskReport {
     pub key: DiskKey,
     /// How it was brought up to date.
     pub sync: SyncType,
-    /// Bytes moved.
+    /// Bytes written to the replica, zeros among them; bytes that were only compared are not.
     pub bytes_transferred: u64,
     /// The source's mark of the state that the replica now holds.
     pub change_id: Option<String>,
@@ -148,11 +148,7 @@ impl ReplicationJob {
         if job.status == JobStatus::Completed {
             return self.engine.replications().report(&self.id).await;
         }
-        let code = job.error_kind.as_deref().unwrap_or_default();
-        let kind = match job.status {
-            JobStatus::Cancelled | JobStatus::RolledBack | JobStatus::Paused => ErrorKind::Cancelled,
-            _ => ErrorKind::ALL.iter().copied().find(|kind| kind.code() == code).unwrap_or(ErrorKind::Internal),
-        };
+        let kind = Message::kind_of(&job).unwrap_or(ErrorKind::Cancelled);
         let text = Message::of(&job).map_or_else(|| format!("the job is {}", job.status), |said| said.text);
         Err(Error::new(kind, WAIT, text).with("job", &self.id))
     }

@@ -262,5 +262,5 @@ fn lost_job(lost: &Lost) -> Failure {
         Lost::JobLost => "job_lost: the other side answers, and knows no such job".to_owned(),
         Lost::Reported(error) => format!("the other side says: {error}"),
     };
-    Failure { step: String::new(), kind: ErrorKind::Internal.code().to_owned(), message }
+    Failure { step: String::new(), kind: lost.code().to_owned(), message }
 }

@@ -114,17 +114,27 @@ pub(super) fn failure_of(step: &str, error: &Error) -> Failure {
 pub struct Progress {
     /// The part of the step that is done. It never goes back; lower ones are ignored.
     pub part: Percent,
-    /// Bytes moved so far.
+    /// Bytes dealt with so far: compared, found to be the same, written.
     pub bytes_done: u64,
-    /// Bytes to move; 0 while nobody knows.
+    /// Bytes to deal with; 0 while nobody knows.
     pub bytes_total: u64,
+    /// Bytes of these that were written, zeros among them.
+    pub bytes_written: u64,
 }
 
 impl Progress {
-    /// Progress of moving bytes.
+    /// Progress of dealing with bytes.
     #[must_use]
     pub fn bytes(done: u64, total: u64) -> Self {
-        Progress { part: if total == 0 { Percent::ZERO } else { Percent::of(done, total) }, bytes_done: done, bytes_total: total }
+        let part = if total == 0 { Percent::ZERO } else { Percent::of(done, total) };
+        Progress { part, bytes_done: done, bytes_total: total, bytes_written: 0 }
+    }
+
+    /// So many of them were written.
+    #[must_use]
+    pub fn written(mut self, bytes: u64) -> Self {
+        self.bytes_written = bytes;
+        self
     }
 
     /// Progress that is only a part of the way.

@@ -207,5 +207,6 @@ fn tell(cx: &StepContext, disks: &[Arc<DiskProgress>]) {
         .iter()
         .map(|disk| disk.bytes())
         .fold((0_u64, 0_u64), |sum, disk| (sum.0.saturating_add(disk.0), sum.1.saturating_add(disk.1)));
-    cx.progress(Progress::bytes(done, total));
+    let written = disks.iter().map(|disk| disk.written()).fold(0, u64::saturating_add);
+    cx.progress(Progress::bytes(done, total).written(written));
 }

@@ -255,7 +255,7 @@ pub(super) async fn applied(tx: &Tx, context: &ContextId, id: &PointId) -> Resul
 
 /// How far the job is, in the replication's own row.
 pub(super) async fn progress(progress: Progress, job: &Job, tx: &Tx) -> Result<()> {
-    tx.replications().progress(&job.id, job.percent, progress.bytes_done, progress.bytes_total).await
+    tx.replications().progress(&job.id, job.percent, progress.bytes_written, progress.bytes_total).await
 }
 
 /// The job came to rest: its row, its VM's counts, and where the VM stands now, which follows from its points alone.

@@ -26,7 +26,7 @@ pub struct ReplicationRow {
     pub status: ReplicationStatus,
     /// How far it is.
     pub percent: Percent,
-    /// Bytes moved.
+    /// Bytes written, zeros among them.
     pub bytes_transferred: u64,
     /// The point it made.
     pub point: Option<PointId>,

@@ -20,6 +20,7 @@ pub use step::{StepClass, StepWords, step_words};
 use serde::{Deserialize, Serialize};
 
 use super::{Job, JobStatus};
+use crate::error::ErrorKind;
 
 /// What people read about a failure, or about an end by request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +38,12 @@ pub struct Message {
 }
 
 impl Message {
+    /// The kind of error that a job's end is for who waited for it; none for one that runs or completed.
+    #[must_use]
+    pub fn kind_of(job: &Job) -> Option<ErrorKind> {
+        cause_of(job.status, job.error_kind.as_deref(), job.error_message.as_deref()).map(Cause::kind)
+    }
+
     /// What people read of a job: none for one that runs or completed.
     #[must_use]
     pub fn of(job: &Job) -> Option<Message> {
@@ -53,17 +60,7 @@ pub(super) fn told(
     step: Option<&str>,
     next_action: Option<&str>,
 ) -> Option<Message> {
-    let cause = match status {
-        JobStatus::Failed | JobStatus::NeedsAttention | JobStatus::RolledBack => Cause::of(code, technical),
-        JobStatus::Cancelled => Cause::Cancelled,
-        JobStatus::RollingBack if code.is_some() || technical.is_some() => Cause::of(code, technical),
-        JobStatus::Pending
-        | JobStatus::Running
-        | JobStatus::Paused
-        | JobStatus::Cancelling
-        | JobStatus::RollingBack
-        | JobStatus::Completed => return None,
-    };
+    let cause = cause_of(status, code, technical)?;
     let mut said = message(cause, step);
     // What a job that cannot go on by itself names comes first.
     if let Some(first) = next_action.and_then(|action| action.parse::<Action>().ok()) {
@@ -71,6 +68,21 @@ pub(super) fn told(
         said.actions.insert(0, first);
     }
     Some(said)
+}
+
+/// Why a job with this status does not run and did not complete.
+fn cause_of(status: JobStatus, code: Option<&str>, technical: Option<&str>) -> Option<Cause> {
+    match status {
+        JobStatus::Failed | JobStatus::NeedsAttention | JobStatus::RolledBack => Some(Cause::of(code, technical)),
+        JobStatus::Cancelled => Some(Cause::Cancelled),
+        JobStatus::RollingBack if code.is_some() || technical.is_some() => Some(Cause::of(code, technical)),
+        JobStatus::Pending
+        | JobStatus::Running
+        | JobStatus::Paused
+        | JobStatus::Cancelling
+        | JobStatus::RollingBack
+        | JobStatus::Completed => None,
+    }
 }
 
 /// The message for a failure in the step called `step` (a saga's name; any text is safe), by its cause.
