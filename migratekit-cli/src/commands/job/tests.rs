@@ -39,9 +39,13 @@ const PIECES: [&str; 14] = [
     "virtio-driver-injection",
 ];
 
+fn one_of<T: Copy>(rng: &mut Rng, all: &[T]) -> T {
+    all[usize::try_from(rng.below(all.len() as u64)).unwrap()]
+}
+
 fn hostile(rng: &mut Rng) -> Option<String> {
     let count = rng.below(6);
-    (count > 0).then(|| (0..count).map(|_| PIECES[rng.below(PIECES.len() as u64) as usize]).collect())
+    (count > 0).then(|| (0..count).map(|_| one_of(rng, &PIECES)).collect())
 }
 
 fn at(seconds: u64) -> Timestamp {
@@ -131,9 +135,9 @@ fn unsaid(text: &str) -> Option<&'static str> {
 fn no_technical_word_is_printed_unless_it_is_asked_for() {
     for seed in 0..600 {
         let rng = &mut Rng::new(seed);
-        let status = JobStatus::ALL[rng.below(JobStatus::ALL.len() as u64) as usize];
+        let status = one_of(rng, JobStatus::ALL);
         let row = FeedRow {
-            kind: JobKind::ALL[rng.below(JobKind::ALL.len() as u64) as usize],
+            kind: one_of(rng, JobKind::ALL),
             external_id: hostile(rng),
             running_step: hostile(rng),
             failed_step: hostile(rng),
