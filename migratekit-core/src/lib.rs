@@ -146,7 +146,6 @@ pub mod store;
 pub mod task;
 #[cfg(feature = "testing")]
 pub mod testing;
-pub mod tunnels;
 pub mod units;
 
 // The front door: catalog, key and platforms joined.
