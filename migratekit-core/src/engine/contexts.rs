@@ -238,8 +238,9 @@ impl Contexts {
             let size = volumes.iter().find(|volume| Some(&volume.id) == disk.volume.as_ref()).map_or(0, |volume| volume.size_bytes);
             lines.push(line(disk, size, target.as_ref().ok()).await);
         }
-        // By the point alone: a status that says so is no proof.
-        let ready_for_failover = point.as_ref().is_some_and(|point| point.status == PointStatus::Applied);
+        // By the point: a status that says so is no proof. One that says the replica is given up, or stands in for its VM, is believed.
+        let stands = matches!(context.status, ContextStatus::Replicating | ContextStatus::ReadyForFailover | ContextStatus::Failed);
+        let ready_for_failover = stands && point.as_ref().is_some_and(|point| point.status == PointStatus::Applied);
         Ok(ContextDetail { ready_for_failover, point, active_job, last_operation, disks: lines, context })
     }
 
