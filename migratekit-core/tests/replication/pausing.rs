@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use migratekit_core::id::{ContextId, JobId};
-use migratekit_core::model::{EventKind, JobStatus, ReplicationMode, StepStatus};
+use migratekit_core::model::{EventKind, Job, JobStatus, ReplicationMode, StepStatus};
 use migratekit_core::task::CancellationToken;
 use migratekit_core::testing::platform::FaultySource;
 use migratekit_core::{Error, ErrorKind};
@@ -60,8 +60,9 @@ async fn paused(rig: &Rig, vm: &ContextId) -> JobId {
         }
     }
     jobs.pause(&job).await.unwrap();
-    let at_rest = jobs.wait_until(&job, &CancellationToken::new(), |job| job.status == JobStatus::Paused || !job.status.is_busy());
-    assert_eq!(at_rest.await.unwrap().status, JobStatus::Paused);
+    let at_rest = |job: &Job| job.status == JobStatus::Paused || !job.status.is_busy();
+    let job_now = jobs.wait_until(&job, &CancellationToken::new(), at_rest).await.unwrap();
+    assert_eq!(job_now.status, JobStatus::Paused);
     job
 }
 
