@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 
 use migratekit_core::{Error, ErrorKind, Retry};
 
+use crate::told::Told;
+
 /// The exit code of a kind. Codes are stable; 0 is success, 2 a wrong command line (clap's own), 130 a second Ctrl-C.
 pub(crate) fn code(kind: ErrorKind) -> u8 {
     match kind {
@@ -69,8 +71,12 @@ pub(crate) fn table() -> String {
     text
 }
 
-/// The error as people read it: what happened, and what to do next.
-pub(crate) fn explain(error: &Error) -> String {
+/// The error as people read it: what happened, and what to do next. That of a job is told in clean words, its technical text only to who
+/// asks for it.
+pub(crate) fn explain(error: &Error, verbose: bool) -> String {
+    if let Some(told) = Told::in_error(error) {
+        return told.explain(verbose);
+    }
     let again = match error.retry() {
         Retry::Exhausted => " (it was tried again, in vain)",
         _ => "",

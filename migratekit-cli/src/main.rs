@@ -5,6 +5,7 @@
 //! - [`exit`]: exit codes and hints by error kind
 //! - [`output`], [`table`]: JSON, tables, progress
 //! - [`place`]: the catalog and its key
+//! - [`told`]: what people read of a job that did not come to a good end
 //! - [`ending`]: how signals end it
 //!
 //! Ctrl-C (SIGINT), SIGTERM and SIGHUP end the running command in order; a second one leaves at once with code 130.
@@ -19,6 +20,7 @@ mod output;
 mod place;
 mod secret_input;
 mod table;
+mod told;
 
 use std::process::ExitCode;
 
@@ -33,11 +35,12 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    log::begin(cli.global.verbose);
+    let verbose = cli.global.verbose;
+    log::begin(verbose);
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{}", exit::explain(&error));
+            eprintln!("{}", exit::explain(&error, verbose > 0));
             ExitCode::from(exit::code(error.kind()))
         }
     }

@@ -6,7 +6,7 @@ use migratekit_core::{Error, Result};
 use serde::Serialize;
 
 use crate::args::{CredentialAdd, CredentialArgs, CredentialCommand, CredentialUpdate, Global};
-use crate::table::{Table, facts, when, when_or_dash};
+use crate::table::{Table, facts, plain, when, when_or_dash};
 use crate::{output, place, secret_input};
 
 pub(crate) async fn run(global: &Global, args: CredentialArgs, cancel: &CancellationToken) -> Result<()> {
@@ -119,7 +119,10 @@ fn shown(one: &Credential) -> String {
 }
 
 fn tested(report: &Tested) -> String {
-    let passed = report.passed.iter().map(|text| format!("ok         {text}"));
-    let not_tried = report.not_tried.iter().map(|text| format!("not tried  {text}"));
-    passed.chain(not_tried).collect::<Vec<_>>().join("\n")
+    let lines = |head: &'static str, texts: &[String]| texts.iter().map(|text| format!("{head:<9}  {}", plain(text))).collect::<Vec<_>>();
+    let mut all = [lines("ok", &report.passed), lines("problem", &report.problems), lines("not tried", &report.not_tried)].concat();
+    if !report.reached {
+        all.push("whether it works there is not known".to_owned());
+    }
+    all.join("\n")
 }

@@ -7,6 +7,7 @@ use migratekit_core::units::ByteSize;
 
 use crate::args::{Global, VmArgs, VmCommand};
 use crate::table::{Table, dash, facts, plain, when, when_or_dash};
+use crate::told::Names;
 use crate::{output, place};
 
 pub(crate) async fn run(global: &Global, args: VmArgs, cancel: &CancellationToken) -> Result<()> {
@@ -103,7 +104,7 @@ fn shown(vm: &ContextDetail) -> String {
         (false, None) => "no: there is no complete point yet".to_owned(),
         (false, Some(_)) => "no: the last point is not in all volumes yet".to_owned(),
     };
-    let head = facts([
+    let mut head = vec![
         ("name", Some(context.vm_name.clone())),
         ("id", Some(context.id.to_string())),
         ("status", Some(context.status.to_string())),
@@ -117,8 +118,14 @@ fn shown(vm: &ContextDetail) -> String {
         ("last point", vm.point.as_ref().map(|point| format!("{} of {}, {}", point.id, when(point.taken_at), point.status))),
         ("jobs", Some(format!("{}, {} of them good, {} failed", context.jobs.total, context.jobs.successful, context.jobs.failed))),
         ("managed since", Some(when(context.created_at))),
-    ]);
-    format!("{head}\n\n{}", disks(&vm.disks))
+    ];
+    if let Some(last) = &vm.last_operation {
+        let names = Names::of(&last.job_id, Some(&context.vm_name), Some(&context.id));
+        head.push(("last operation", Some(format!("{} {} {}, {}", last.operation_type, last.status, last.progress, when(last.timestamp)))));
+        head.push(("stopped", last.error_message.clone()));
+        head.extend(last.actionable_steps.iter().map(|action| ("next", Some(names.action(*action)))));
+    }
+    format!("{}\n\n{}", facts(head), disks(&vm.disks))
 }
 
 fn disks(all: &[DiskLine]) -> String {

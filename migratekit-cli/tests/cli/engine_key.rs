@@ -25,7 +25,7 @@ fn a_rotation_moves_every_secret_and_may_be_repeated() {
     }
     let after = fs::read_to_string(home.path("migratekit/key")).unwrap();
     assert_ne!(before, after);
-    assert!(home.succeed(&["credential", "test", "vc1"]).contains("the password opens"));
+    assert!(home.succeed(&["credential", "test", "vc1"]).contains("the saved password opens"));
     // The key of before is not the catalog's any more.
     fs::write(home.path("old"), before).unwrap();
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
@@ -66,7 +66,7 @@ fn a_lost_key_is_refused_with_the_way_out_and_the_way_out_works() {
     home.refuse(&["credential", "test", "vc1"], 20, &["another key sealed it"]);
     let out = home.run_with_input(&["credential", "update", "vc1", "--password-file", "-"], "again\n");
     assert!(out.status.success(), "{}", shown(&out));
-    assert!(home.succeed(&["credential", "test", "vc1"]).contains("the password opens"));
+    assert!(home.succeed(&["credential", "test", "vc1"]).contains("the saved password opens"));
     home.refuse(&["key", "rotate", "--old-key-lost"], 3, &["nothing is lost"]);
 }
 

@@ -13,6 +13,7 @@ mod bad_input;
 mod copy;
 mod demo;
 mod engine_credentials;
+mod engine_keeping;
 mod engine_key;
 mod engine_refusals;
 mod engine_replicate;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::jobs::summary;
 use super::page::{self, Page};
 use super::{Engine, credentials};
 use crate::clock::Timestamp;
@@ -12,7 +13,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ContextId, DiskKey, JobId, VolumeId};
 use crate::inventory::{self, AddOutcome};
 use crate::model::{
-    Context, ContextStatus, ContextTrigger, Disk, EventKind, JobStatus, Percent, Point, Volume, hold_one_point, ready_for_failover,
+    Context, ContextStatus, ContextTrigger, Disk, EventKind, JobStatus, OperationSummary, Percent, Point, Volume, hold_one_point,
+    ready_for_failover,
 };
 use crate::platform::{Inventory, Machine, Target, VolumeTag};
 use crate::store::{NewEvent, Tx, VmRow};
@@ -100,6 +102,8 @@ pub struct ContextDetail {
     pub point: Option<Point>,
     /// The job that holds it.
     pub active_job: Option<JobId>,
+    /// How its last operation went, or how the present one stands.
+    pub last_operation: Option<OperationSummary>,
     /// Its disks, by key.
     pub disks: Vec<DiskLine>,
 }
@@ -225,9 +229,10 @@ impl Contexts {
         let id = &context.id;
         let read = self.engine.store().read("read a VM", |tx| async move {
             let (disks, volumes) = (tx.replicas().disks(id).await?, tx.replicas().volumes(id).await?);
-            Ok((disks, volumes, tx.replicas().point(id).await?, tx.jobs().active_of(id).await?))
+            let point = tx.replicas().point(id).await?;
+            Ok((disks, volumes, point, tx.jobs().active_of(id).await?, summary(&tx, id).await?))
         });
-        let (disks, volumes, point, active_job) = read.await?;
+        let (disks, volumes, point, active_job, last_operation) = read.await?;
         let target = self.engine.target_of(&context).await;
         let mut lines = Vec::new();
         for disk in disks {
@@ -237,7 +242,7 @@ impl Contexts {
         let has_point = point.as_ref().is_some_and(|(point, held)| hold_one_point(point, held));
         let ready_for_failover = ready_for_failover(context.status, has_point);
         let point = point.map(|(point, _)| point);
-        Ok(ContextDetail { ready_for_failover, point, active_job, disks: lines, context })
+        Ok(ContextDetail { ready_for_failover, point, active_job, last_operation, disks: lines, context })
     }
 
     /// Ends the management of a VM, and with `with_volumes` removes its volumes first: the replica is then lost. Its jobs stay, for history.

@@ -5,14 +5,16 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::Engine;
-use super::page::{self, Page};
+use super::page;
 use crate::clock::{self, Timestamp};
 use crate::error::{Error, Result};
 use crate::id::{ContextId, Epoch, JobId, RunnerId};
 use crate::jobs::{Follow, MONITOR};
-use crate::model::{Event, EventKind, Job, JobKind, JobLogLine, JobStatus, Percent, StepStatus};
-use crate::replication::STEPS;
-use crate::store::{JobRow, JobSearch};
+use crate::model::messages::{StepClass, step_words};
+use crate::model::{
+    Event, EventKind, FEED_VERSION, FeedCursor, FeedItem, FeedPage, Job, JobLogLine, JobStatus, OperationSummary, Step, StepStatus,
+};
+use crate::store::{FeedSearch, Tx};
 use crate::task::CancellationToken;
 
 /// The jobs of an engine's catalog.
@@ -32,67 +34,26 @@ pub struct JobFilter {
     pub status: Option<JobStatus>,
 }
 
-/// A job in a list.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct JobLine {
-    /// Its id.
-    pub id: JobId,
-    /// What it does.
-    pub kind: JobKind,
-    /// Where it is.
-    pub status: JobStatus,
-    /// How far it is.
-    pub percent: Percent,
-    /// Its VM, while that is managed.
-    pub context: Option<ContextId>,
-    /// Its VM's name.
-    pub vm_name: Option<String>,
-    /// The step that failed.
-    pub failed_step: Option<String>,
-    /// The kind of that failure.
-    pub error_kind: Option<String>,
-    /// When it was asked for.
-    pub created_at: Timestamp,
-    /// When it was begun.
-    pub started_at: Option<Timestamp>,
-    /// When it came to rest.
-    pub completed_at: Option<Timestamp>,
-}
-
-impl From<JobRow> for JobLine {
-    fn from(row: JobRow) -> Self {
-        JobLine {
-            id: row.id,
-            kind: row.kind,
-            status: row.status,
-            percent: row.percent,
-            context: row.context,
-            vm_name: row.vm_name,
-            failed_step: row.failed_step,
-            error_kind: row.error_kind,
-            created_at: row.created_at,
-            started_at: row.started_at,
-            completed_at: row.completed_at,
-        }
-    }
-}
-
-/// A job with its steps.
+/// A job with its steps, in clean words; and beside them what it says in technical ones, for who looks there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct JobDetail {
+    /// The version of this form.
+    pub version: u32,
     /// The job.
-    pub job: Job,
+    pub job: FeedItem,
     /// Its steps, in order.
     pub steps: Vec<StepLine>,
+    /// The technical detail.
+    pub technical: TechnicalDetail,
 }
 
 /// A step of a job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct StepLine {
-    /// Its name.
-    pub name: String,
     /// What people read.
     pub title: &'static str,
+    /// What kind of work it is.
+    pub class: StepClass,
     /// Where it is.
     pub status: StepStatus,
     /// How often it was begun.
@@ -101,8 +62,15 @@ pub struct StepLine {
     pub started_at: Option<Timestamp>,
     /// When it ended.
     pub completed_at: Option<Timestamp>,
-    /// Why it failed, in technical words.
-    pub error_message: Option<String>,
+}
+
+/// What the catalog has of a job and its steps.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TechnicalDetail {
+    /// The job's row.
+    pub job: Job,
+    /// The steps' rows, in order.
+    pub steps: Vec<Step>,
 }
 
 /// The most log lines in one answer.
@@ -113,24 +81,28 @@ impl JobRows {
         JobRows { engine: engine.clone() }
     }
 
-    /// Jobs, newest first: at most `limit` (1 to 500) behind the cursor `after`.
+    /// Jobs of every kind in clean words, newest first: at most `limit` (1 to 500) behind the cursor `after`.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidInput`](crate::ErrorKind::InvalidInput) for a limit or a cursor that is none; those of finding the VM.
-    pub async fn list(&self, filter: &JobFilter, limit: u32, after: Option<&str>) -> Result<Page<JobLine>> {
+    pub async fn feed(&self, filter: &JobFilter, limit: u32, after: Option<&str>) -> Result<FeedPage> {
         let limit = page::size(limit)?;
-        let after = &after.map(page::read_cursor).transpose()?;
+        let after = &after.map(|text| text.parse::<FeedCursor>().map_err(|e| page::wrong_cursor().with_source(e))).transpose()?;
         let context = match &filter.vm {
             Some(vm) => Some(self.engine.contexts().find(vm).await?.id),
             None => None,
         };
-        let context = context.as_ref();
-        let read = self.engine.store().read("list jobs", |tx| async move {
-            let after = after.as_ref().map(|(time, id)| (*time, id));
-            tx.job_lists().jobs(&JobSearch { context, active: filter.active, status: filter.status, after }, limit + 1).await
-        });
-        let lines = read.await?.into_iter().map(JobLine::from).collect();
-        Ok(page::cut(lines, limit, |line: &JobLine| page::cursor_of(line.created_at, &line.id)))
+        let search = FeedSearch { context: context.as_ref(), status: filter.status, active: filter.active };
+        self.engine.store().read("list jobs", |tx| async move { tx.feed().jobs(&search, after.as_ref(), limit).await }).await
+    }
+
+    /// How the last operation of the VM of this id or name went, or how the present one stands; none when there was none.
+    ///
+    /// # Errors
+    /// Those of finding the VM; [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) for a record that is damaged.
+    pub async fn summary(&self, vm: &str) -> Result<Option<OperationSummary>> {
+        let context = &self.engine.contexts().find(vm).await?.id;
+        self.engine.store().read("read the summary of a VM", |tx| async move { summary(&tx, context).await }).await
     }
 
     /// The job.
@@ -146,17 +118,12 @@ impl JobRows {
     /// # Errors
     /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound).
     pub async fn detail(&self, id: &JobId) -> Result<JobDetail> {
-        let job = self.get(id).await?;
-        let steps = self.engine.desk().steps(id).await?.into_iter().map(|step| StepLine {
-            title: self.engine.step_title(&step.name),
-            name: step.name,
-            status: step.status,
-            attempt: step.attempt,
-            started_at: step.started_at,
-            completed_at: step.completed_at,
-            error_message: step.error_message,
+        let read = self.engine.store().read("read a job", |tx| async move {
+            let (item, job, steps) = (tx.feed().job(id).await?, tx.jobs().get(id).await?, tx.steps().of_job(id).await?);
+            let lines = steps.iter().map(StepLine::from).collect();
+            Ok(JobDetail { version: FEED_VERSION, job: item, steps: lines, technical: TechnicalDetail { job, steps } })
         });
-        Ok(JobDetail { job, steps: steps.collect() })
+        read.await
     }
 
     /// Asks a job to end; what it made is undone by whoever runs it.
@@ -212,6 +179,28 @@ impl JobRows {
             every: MONITOR,
             seen: None,
         })
+    }
+}
+
+/// The summary of a VM: of the job that holds it, else of the last one that did.
+pub(super) async fn summary(tx: &Tx, context: &ContextId) -> Result<Option<OperationSummary>> {
+    match tx.jobs().active_of(context).await? {
+        Some(id) => Ok(Some(OperationSummary::of(&tx.jobs().get(&id).await?, &tx.steps().of_job(&id).await?))),
+        None => tx.feed().summary(context).await,
+    }
+}
+
+impl From<&Step> for StepLine {
+    fn from(step: &Step) -> Self {
+        let words = step_words(&step.name);
+        StepLine {
+            title: words.friendly,
+            class: words.class,
+            status: step.status,
+            attempt: step.attempt,
+            started_at: step.started_at,
+            completed_at: step.completed_at,
+        }
     }
 }
 
@@ -274,14 +263,6 @@ impl JobEvents {
         let same = self.seen.replace(holder.clone()) == Some(holder);
         // One that waits for its turn is not left; one that came to rest has an event that says so.
         Ok(same && over && job.status.is_busy() && job.status != JobStatus::Pending)
-    }
-}
-
-impl Engine {
-    /// What people read of a step; an unknown one is called by nothing but "Working".
-    #[must_use]
-    pub fn step_title(&self, name: &str) -> &'static str {
-        STEPS.iter().find(|step| step.name == name).map_or("Working", |step| step.title)
     }
 }
 

@@ -8,7 +8,7 @@ use super::reach::Sites;
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::JobId;
-use crate::jobs::{Jobs, Orphans, Recovered, Runner, RunnerConfig, SagaFactory, Sagas, Wanted};
+use crate::jobs::{Jobs, Orphans, Recovered, Runner, RunnerConfig, SagaFactory, Sagas, Wanted, housekeep};
 use crate::model::{Job, JobStatus};
 use crate::replication;
 use crate::store::Store;
@@ -83,11 +83,13 @@ impl Engine {
 
     /// Recovers what processes left in the middle that are gone, and runs nothing else: what goes back is finished, what went forward is
     /// laid down, for [`Replications::resume`](super::Replications::resume). What only has to be finished is, if that is short: after
-    /// [`RECOVERY`] it is laid down too ([`Engine::unfinished_vms`]). `None` when there was nothing to do.
+    /// [`RECOVERY`] it is laid down too ([`Engine::unfinished_vms`]). `None` when there was nothing to do. When the housekeeping of the
+    /// catalog is due, a bounded part of it is done first ([`housekeep`]).
     ///
     /// # Errors
     /// [`ErrorKind::Cancelled`] when `cancel` ended before it; those of the catalog.
     pub async fn recover(&self, cancel: &CancellationToken) -> Result<Option<Recovered>> {
+        housekeep(self.store()).await;
         let in_hands = |status: JobStatus| matches!(status, JobStatus::Running | JobStatus::Cancelling | JobStatus::RollingBack);
         if !self.desk().active().await?.iter().any(|job| in_hands(job.status) && !is_laid_down(job)) {
             return Ok(None);
@@ -151,5 +153,32 @@ impl Engine {
         if let Some((jobs, wanted)) = self.shared.live.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
             wanted.add(job, jobs);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::crash::walked;
+    use crate::model::messages::step_words;
+    use crate::testing::catalog::on_sqlite;
+
+    #[test]
+    fn the_crash_model_walks_the_sagas_that_are_shipped() {
+        on_sqlite(|store| async move {
+            let sagas = sagas(&store).unwrap();
+            assert!(sagas.definitions().count() > 0);
+            for shipped in sagas.definitions() {
+                let kind = shipped.kind;
+                let (steps, pivot) = walked(kind).unwrap_or_else(|| panic!("{kind}: the model does not walk it"));
+                let names: Vec<&str> = shipped.steps.iter().map(|step| step.name).collect();
+                assert_eq!(names, steps, "{kind}");
+                assert_eq!(shipped.steps.iter().find(|step| step.pivot).map(|step| step.name), Some(pivot), "{kind}");
+                // Each has words of its own for those who follow it.
+                let nothing = step_words("a step without words").friendly;
+                let words: std::collections::BTreeSet<&str> = names.iter().map(|name| step_words(name).friendly).collect();
+                assert!(words.len() == names.len() && !words.contains(nothing), "{kind}: {words:?}");
+            }
+        });
     }
 }

@@ -15,7 +15,8 @@ use super::lease::Grip;
 use super::{Failure, Outcome, Progress, Saga, SagaDefinition, SagaFactory, StepContext, StepEnd, StepSpec};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Epoch, JobId};
-use crate::model::{EventKind, Job, JobStatus, JobTrigger, Journal, JournalStep, Percent, Step, StepStatus, StepTrigger};
+use crate::model::messages::Action;
+use crate::model::{EventKind, Job, JobStatus, JobTrigger, Journal, JournalStep, OperationSummary, Percent, Step, StepStatus, StepTrigger};
 use crate::store::{JobNote, NewEvent, StepNote, Tx};
 
 /// How often an undo is begun before it is a state: three times; what two pauses do not heal needs a person.
@@ -185,7 +186,7 @@ impl Book<'_> {
             }
             domain.settle(outcome, &job, &tx).await?;
             tx.jobs().release(&self.grip.job).await?;
-            let next_action = matches!(outcome, Outcome::NeedsAttention(_)).then_some(self.definition.next_action);
+            let next_action = matches!(outcome, Outcome::NeedsAttention(_)).then_some(self.definition.next_action.code());
             let failure = match outcome {
                 Outcome::Failed(failure) | Outcome::NeedsAttention(failure) => Some(*failure),
                 _ => None,
@@ -272,13 +273,21 @@ async fn page(tx: &Tx, definition: &'static SagaDefinition, grip: &Grip) -> Resu
     Ok(Page::of(definition, job, tx.steps().of_job(&grip.job).await?))
 }
 
-/// A job's change of status, and its event: the only place where a job's status changes.
+/// A job's change of status, and its event: the only place where a job's status changes. When the job comes to rest by it, or leaves its
+/// rest, its VM's summary of the last operation is written anew; that of a part of another job is its parent's.
 pub(super) async fn change(tx: &Tx, id: &JobId, on: JobTrigger, note: JobNote<'_>) -> Result<()> {
     let job = tx.jobs().get(id).await?;
     let to = job.status.next(on)?;
     tx.jobs().change(id, job.status, to, &note).await?;
     let data = json!({ "from": job.status, "to": to, "by": note.by, "error_kind": note.failure.map(|failure| &failure.kind) });
-    tx.events().append(&NewEvent { kind: EventKind::JobStatus, job: Some(id.clone()), context: job.context, data }).await.map(|_| ())
+    tx.events().append(&NewEvent { kind: EventKind::JobStatus, job: Some(id.clone()), context: job.context.clone(), data }).await?;
+    match &job.context {
+        Some(context) if job.parent.is_none() && !(job.status.is_busy() && to.is_busy()) => {
+            let summary = OperationSummary::of(&tx.jobs().get(id).await?, &tx.steps().of_job(id).await?);
+            tx.feed().keep_summary(context, &summary).await
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The pivot is crossed, in the transaction of the step's own rows.
@@ -316,9 +325,9 @@ where
 }
 
 /// The job is left to a person, outside of a drive.
-pub(super) async fn give_up(tx: &Tx, domain: Domain<'_>, id: &JobId, failure: &Failure, next_action: &str) -> Result<()> {
+pub(super) async fn give_up(tx: &Tx, domain: Domain<'_>, id: &JobId, failure: &Failure, next_action: Action) -> Result<()> {
     let job = tx.jobs().get(id).await?;
     domain.settle(&Outcome::NeedsAttention(failure), &job, tx).await?;
     tx.jobs().release(id).await?;
-    change(tx, id, JobTrigger::GiveUp, JobNote { failure: Some(failure), next_action: Some(next_action), by: None }).await
+    change(tx, id, JobTrigger::GiveUp, JobNote { failure: Some(failure), next_action: Some(next_action.code()), by: None }).await
 }

@@ -12,6 +12,7 @@ use serde_json::json;
 use super::Failure;
 use super::book::{self, Domain};
 use super::desk::unreachable;
+use super::housekeeping::{self, Part};
 use super::lease::Owner as Life;
 use super::runner::{Orphans, Shared};
 use crate::clock::{self, Instant, Timestamp};
@@ -90,15 +91,21 @@ pub(super) async fn at_start(shared: &Arc<Shared>) -> Result<Recovered> {
     Ok(recovered)
 }
 
-/// The health monitor, until the runner ends.
+/// The health monitor, until the runner ends; and the housekeeping when it is due.
 pub(super) async fn mind(shared: &Arc<Shared>) {
     tracing::info!(seconds = MONITOR.as_secs(), stale_seconds = STALE.as_secs(), "Health monitor started");
+    keep_house(shared).await;
     while shared.token.run_until_cancelled(clock::sleep(MONITOR)).await.is_some() {
         match look_at_all(shared).await {
             Ok(found) => tracing::debug!(%found, "the health monitor looked"),
             Err(error) => tracing::warn!(%error, "the health monitor cannot look at the jobs; it tries again"),
         }
+        keep_house(shared).await;
     }
+}
+
+async fn keep_house(shared: &Shared) {
+    housekeeping::when_due(&shared.jobs.desk.store, Part::Whole, &shared.token).await;
 }
 
 /// Every job that has not come to rest, with the decision of each counted. The looks of the runner carry them out.
@@ -300,5 +307,5 @@ fn lost_job(lost: &Lost) -> Failure {
         Lost::JobLost => "job_lost: the other side answers, and knows no such job".to_owned(),
         Lost::Reported(error) => format!("the other side says: {error}"),
     };
-    Failure { step: String::new(), kind: ErrorKind::Internal.code().to_owned(), message }
+    Failure { step: String::new(), kind: lost.code().to_owned(), message }
 }

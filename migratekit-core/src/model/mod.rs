@@ -14,7 +14,7 @@
 mod code;
 
 #[cfg(test)]
-mod crash;
+pub(crate) mod crash;
 
 mod access;
 mod cloud;
@@ -76,7 +76,7 @@ pub use journal::{EffectMove, Journal, JournalStep, Move, RemovalMove, effect_mo
 pub use recovery::{ASKS, Decision, FinalReport, Leave, Lost, OtherSide, Owner, Proof, RecoveryFacts, UNREACHABLE_LIMIT, decide};
 
 // What people see of it.
-pub use feed::{ContextCursor, ContextItem, ContextPage, FEED_PAGE, FeedCursor, FeedItem, FeedPage, FeedRow};
+pub use feed::{ContextCursor, ContextItem, ContextPage, FEED_PAGE, FEED_VERSION, FeedCursor, FeedItem, FeedPage, FeedRow};
 pub use summary::OperationSummary;
 
 // The world outside, and who may come in.

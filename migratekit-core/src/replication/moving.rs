@@ -233,6 +233,7 @@ fn news(told: &mut (u64, u64), disks: &[Arc<DiskProgress>]) -> Option<Progress> 
         .iter()
         .map(|disk| disk.bytes())
         .fold((0_u64, 0_u64), |sum, disk| (sum.0.saturating_add(disk.0), sum.1.saturating_add(disk.1)));
+    let written = disks.iter().map(|disk| disk.written()).fold(0, u64::saturating_add);
     let before = std::mem::replace(told, (done, total));
-    (before != *told).then(|| Progress::bytes(done, total))
+    (before != *told).then(|| Progress::bytes(done, total).written(written))
 }

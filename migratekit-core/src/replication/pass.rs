@@ -61,6 +61,12 @@ impl DiskProgress {
         (self.compared.load(Ordering::Relaxed).saturating_add(copied).min(total), total)
     }
 
+    /// Bytes written so far, zeros among them.
+    pub(super) fn written(&self) -> u64 {
+        let counts = self.copy.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|copy| copy.snapshot()).unwrap_or_default();
+        counts.bytes_written.saturating_add(counts.bytes_zeroed)
+    }
+
     fn expect(&self, bytes: u64) {
         self.total.fetch_add(bytes, Ordering::Relaxed);
     }

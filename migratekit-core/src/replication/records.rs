@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::disks::{HeldDisk, KnownDisk, Plan};
+use super::disks::{HeldDisk, KnownDisk, Plan, no_base};
 use super::open::Committed;
 use super::pass::DiskDone;
 use crate::clock::Timestamp;
@@ -110,8 +110,12 @@ pub(super) async fn known(tx: &Tx, context: &ContextId) -> Result<Known> {
     Ok(Known { context: tx.replications().context(context).await?, disks, point, replicas })
 }
 
-/// A replication is asked for: its row, and the status of its VM, in the transaction that begins its job.
+/// A replication is asked for: its row, and the status of its VM, in the transaction that begins its job. An increment to nothing is
+/// refused here already, before there is a job that would fail.
 pub(super) async fn begin(tx: &Tx, job: &JobId, context: &ContextId, mode: ReplicationMode) -> Result<()> {
+    if mode == ReplicationMode::Incremental && tx.replicas().point(context).await?.is_none() {
+        return Err(no_base("start a replication").with("context", context));
+    }
     let context = tx.replications().context(context).await?;
     if context.status == ContextStatus::CleanupRequired {
         refuse_unclean(tx, &context).await?;
@@ -289,7 +293,7 @@ pub(super) async fn applied(tx: &Tx, context: &ContextId, id: &PointId) -> Resul
 
 /// How far the job is, in the replication's own row.
 pub(super) async fn progress(progress: Progress, job: &Job, tx: &Tx) -> Result<()> {
-    tx.replications().progress(&job.id, job.percent, progress.bytes_done, progress.bytes_total).await
+    tx.replications().progress(&job.id, job.percent, progress.bytes_written, progress.bytes_total).await
 }
 
 /// The job came to rest: its row, its VM's counts, and where the VM stands now, which follows from its points alone.

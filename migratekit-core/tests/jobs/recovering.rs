@@ -72,7 +72,7 @@ async fn what_cannot_be_reached_is_left_and_then_given_to_a_person(store: Store)
     rig.world.other_side_says(OtherSide::Unreachable { since: UNREACHABLE_LIMIT });
     let job = rig.rest(&id).await;
     assert_eq!((job.status, job.error_kind.as_deref()), (JobStatus::NeedsAttention, Some("unreachable")), "{job:?}");
-    assert_eq!(job.next_action.as_deref(), Some("look_at_the_world"));
+    assert_eq!(job.next_action.as_deref(), Some("show_job"));
     assert_eq!(rig.complaints(&job).await, Vec::<String>::new(), "its VM is free, and whoever still writes is fenced");
     rig.runner.stop().await.unwrap();
 }

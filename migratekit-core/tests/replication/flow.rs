@@ -51,7 +51,9 @@ async fn a_full_pass_over_a_point_is_a_comparison() {
     let vm = rig.world.add("web", &SIZES, 1).await;
     rig.replicate("web", &vm, ReplicationMode::Full).await;
     rig.world.change("web", 2);
-    rig.replicate("web", &vm, ReplicationMode::Full).await;
+    let job = &rig.replicate("web", &vm, ReplicationMode::Full).await.id;
+    let row = rig.world.store.read("look", |tx| async move { tx.job_lists().replication(job).await }).await.unwrap();
+    assert!(row.bytes_transferred > 0 && row.bytes_transferred <= 3 * 8 * 64 * KIB, "what was only compared was not moved: {row:?}");
     let history = rig.history(&vm).await;
     assert!(history[..3].iter().all(|e| e.sync_type == SyncType::Compare && e.bytes_transferred <= 8 * 64 * KIB), "{history:?}");
 }

@@ -10,6 +10,7 @@ mod flow;
 mod foreign;
 mod given_up;
 mod leaving;
+mod pausing;
 mod refusals;
 mod rig;
 mod stuck;

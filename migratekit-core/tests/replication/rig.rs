@@ -67,6 +67,17 @@ impl Rig {
         Rig { folder, world, runner }
     }
 
+    /// The process ends, in good order or by a crash, and another one begins.
+    pub(crate) async fn in_another_process(self, crash: bool) -> Self {
+        if crash {
+            self.runner.crash().await;
+        } else {
+            self.runner.stop().await.unwrap();
+        }
+        let runner = Runner::start(self.world.store.clone(), self.world.sagas(), config()).await.unwrap();
+        Rig { runner, ..self }
+    }
+
     pub(crate) async fn ask(&self, context: &ContextId, mode: ReplicationMode) -> Result<JobId> {
         start(self.runner.jobs(), context, mode, Some("a test")).await
     }

@@ -23,19 +23,20 @@ use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ContextId, DiskKey, JobId};
 use crate::jobs::{Jobs, NewJob, Outcome, Progress, Saga, SagaDefinition, SagaFactory, Sagas, StepContext, StepEnd, StepSpec, Thing};
+use crate::model::messages::Action;
 use crate::model::{Job, JobKind, JobStatus, OtherSide};
 use crate::store::{Store, Tx};
 
 const STEPS: &[StepSpec] = &[
-    StepSpec::new("draft", "Writing the draft", 1),
-    StepSpec::new("lock", "Taking the lock", 1),
-    StepSpec::new("fill", "Filling the draft", 6).quiet(Duration::from_millis(400)),
-    StepSpec::new("commit", "Confirming the draft", 1).pivot(),
-    StepSpec::new("publish", "Publishing", 1).attempts(3),
-    StepSpec::new("tidy", "Tidying up", 1).attempts(3),
+    StepSpec::new("draft", 1),
+    StepSpec::new("lock", 1),
+    StepSpec::new("fill", 6).quiet(Duration::from_millis(400)),
+    StepSpec::new("commit", 1).pivot(),
+    StepSpec::new("publish", 1).attempts(3),
+    StepSpec::new("tidy", 1).attempts(3),
 ];
 
-const DEFINITION: SagaDefinition = SagaDefinition { kind: JobKind::Verify, steps: STEPS, next_action: "look_at_the_world" };
+const DEFINITION: SagaDefinition = SagaDefinition { kind: JobKind::Verify, steps: STEPS, next_action: Action::ShowJob };
 
 /// How a job of the marker saga shall go.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
