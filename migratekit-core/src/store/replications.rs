@@ -6,7 +6,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ContextId, DiskKey, JobId, PointId, SiteId};
 use crate::model::{
     Context, ContextStatus, ContextTrigger, JobCounts, OsFamily, Percent, PowerState, ReplicationMode, ReplicationStatus,
-    ReplicationTrigger,
+    ReplicationTrigger, VolumeStatus,
 };
 
 const CONTEXT: &str = "context_id, vm_name, vmware_vm_id, vmware_instance_uuid, vm_path, vcenter_host, datacenter, current_status, \
@@ -139,7 +139,16 @@ impl Replications<'_> {
     }
 
     /// Writes a replication down as it is asked for; its job's row is there.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Busy`]: the VM's replica was given up, and is being removed.
     pub async fn begin(&self, job: &JobId, of: &Context, mode: ReplicationMode) -> Result<()> {
+        let text = "SELECT COUNT(*) AS n FROM ossea_volumes WHERE vm_context_id = ? AND status = ?";
+        let going = self.0.sql("begin a replication", text).bind(&of.id).bind(VolumeStatus::Destroy.code());
+        if going.one("nothing was counted", |row| row.number::<u64>("n")).await? > 0 {
+            let text = "its replica was given up; finish that with `migratekit vm remove --with-volumes`, then add it again";
+            return Err(Error::new(ErrorKind::Busy, "begin a replication", text).with("VM", &of.vm_name));
+        }
         let text = format!(
             "INSERT INTO replication_jobs (id, vm_context_id, source_vm_id, source_vm_name, source_vm_path, v_center_host, datacenter, \
              replication_type, status, ossea_config_id, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, {now}, {now})",
