@@ -103,14 +103,14 @@ pub(super) async fn known(tx: &Tx, context: &ContextId) -> Result<Known> {
         let volume_there = Volume { serial: Volume::serial_of(&volume.id), id: volume.id, tag, size_bytes: volume.size_bytes };
         replicas.insert(volume.disk, KnownReplica { volume: volume_there, committed: committed.transpose()? });
     }
-    Ok(Known { context: tx.replications().context(context).await?, disks, point, replicas })
+    Ok(Known { context: tx.contexts().get(context).await?, disks, point, replicas })
 }
 
 /// A replication is asked for: its row, and the status of its VM, in the transaction that begins its job.
 pub(super) async fn begin(tx: &Tx, job: &JobId, context: &ContextId, mode: ReplicationMode) -> Result<()> {
-    let context = tx.replications().context(context).await?;
+    let context = tx.contexts().get(context).await?;
     tx.replications().begin(job, &context, mode).await?;
-    let to = tx.replications().change_context(&context, ContextTrigger::Began).await?;
+    let to = tx.contexts().change(&context, ContextTrigger::Began).await?;
     tell_status(tx, &context, to, Some(job)).await
 }
 
@@ -133,7 +133,7 @@ pub(super) async fn looked(tx: &Tx, context: &ContextId, machine: &Machine, plan
         os: machine.os,
         power: machine.power,
     };
-    tx.replications().look(context, &look).await?;
+    tx.contexts().look(context, &look).await?;
     for disk in &machine.disks {
         tx.replicas().see_disk(context, disk).await?;
     }
@@ -288,7 +288,7 @@ fn status_of(outcome: &Outcome<'_>) -> JobStatus {
 }
 
 async fn stand(tx: &Tx, id: &ContextId, job: &Job, status: JobStatus, point: Option<(Point, Vec<PointDisk>)>) -> Result<()> {
-    let context = tx.replications().context(id).await?;
+    let context = tx.contexts().get(id).await?;
     let disks: Vec<DiskKey> = tx.replicas().disks(id).await?.iter().filter(|d| d.removed_at.is_none()).map(|d| d.spec.key).collect();
     let has_point = point.as_ref().is_some_and(|(point, held)| hold_one_point(&disks, point.status, held));
     let facts = StandingFacts {
@@ -303,13 +303,13 @@ async fn stand(tx: &Tx, id: &ContextId, job: &Job, status: JobStatus, point: Opt
         ContextStatus::CleanupRequired => ContextTrigger::LeftBehind,
         _ => ContextTrigger::NothingYet,
     };
-    let to = tx.replications().change_context(&context, trigger).await?;
+    let to = tx.contexts().change(&context, trigger).await?;
     let counts = JobCounts {
         total: context.jobs.total.saturating_add(1),
         successful: context.jobs.successful.saturating_add(u64::from(status == JobStatus::Completed)),
         failed: context.jobs.failed.saturating_add(u64::from(matches!(status, JobStatus::Failed | JobStatus::NeedsAttention))),
     };
-    tx.replications().count(id, &job.id, counts, status == JobStatus::Completed).await?;
+    tx.contexts().count(id, &job.id, counts, status == JobStatus::Completed).await?;
     tell_status(tx, &context, to, Some(&job.id)).await
 }
 
