@@ -13,5 +13,6 @@ mod rows;
 mod saved;
 mod schema;
 mod servers;
+mod tls;
 mod transactions;
 mod volumes;
