@@ -1,7 +1,8 @@
 //! `migratekit vm`: machines found, taken under management, looked at, let go.
 
 use migratekit_core::Result;
-use migratekit_core::engine::{AddOutcome, Added, ContextDetail, ContextLine, Discovered, DiskLine, Page, Which};
+use migratekit_core::engine::{AddOutcome, Added, ContextDetail, Discovered, DiskLine, Page, Which};
+use migratekit_core::model::ContextItem;
 use migratekit_core::task::CancellationToken;
 use migratekit_core::units::ByteSize;
 
@@ -72,7 +73,7 @@ fn added_table(added: &[Added]) -> String {
     table.text("there is no machine to add")
 }
 
-fn listed(page: &Page<ContextLine>) -> String {
+fn listed(page: &Page<ContextItem>) -> String {
     let mut table = Table::new(["NAME", "STATUS", "JOB", "DISKS", "SIZE", "LAST POINT (UTC)", "ID"]);
     for line in &page.items {
         table.row([

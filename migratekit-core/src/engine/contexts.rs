@@ -13,11 +13,14 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ContextId, DiskKey, JobId, VolumeId};
 use crate::inventory::{self, AddOutcome};
 use crate::model::{
-    Context, ContextStatus, ContextTrigger, Disk, EventKind, JobStatus, OperationSummary, Percent, Point, Volume, hold_one_point,
+    Context, ContextCursor, ContextItem, ContextStatus, ContextTrigger, Disk, EventKind, OperationSummary, Point, Volume, hold_one_point,
     ready_for_failover,
 };
 use crate::platform::{Inventory, Machine, Target, VolumeTag};
-use crate::store::{NewEvent, Tx, VmRow};
+use crate::store::{NewEvent, Tx};
+
+/// The most ids that are told of VMs that share a name.
+const NAMESAKES: usize = 20;
 
 /// What [`Contexts::remove`] does, for its errors.
 const REMOVE: &str = "end the management of a VM";
@@ -45,50 +48,6 @@ pub struct Added {
     /// What became of it.
     #[serde(flatten)]
     pub outcome: AddOutcome,
-}
-
-/// A VM in a list.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct ContextLine {
-    /// Its context.
-    pub context: ContextId,
-    /// Its name.
-    pub vm_name: String,
-    /// Where it stands.
-    pub status: ContextStatus,
-    /// The job that holds it.
-    pub active_job: Option<ActiveJob>,
-    /// How many disks it has.
-    pub disk_count: u64,
-    /// Their sizes together, in bytes.
-    pub capacity_bytes: u64,
-    /// When its last complete point was taken.
-    pub last_point_at: Option<Timestamp>,
-}
-
-/// The job that holds a VM.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct ActiveJob {
-    /// Its id.
-    pub id: JobId,
-    /// Where it is.
-    pub status: JobStatus,
-    /// How far it is.
-    pub percent: Percent,
-}
-
-impl From<VmRow> for ContextLine {
-    fn from(row: VmRow) -> Self {
-        ContextLine {
-            context: row.context,
-            vm_name: row.vm_name,
-            status: row.status,
-            active_job: row.active_job.map(|(id, status, percent)| ActiveJob { id, status, percent }),
-            disk_count: row.disks,
-            capacity_bytes: row.capacity_bytes,
-            last_point_at: row.point_taken_at,
-        }
-    }
 }
 
 /// All that is known of a VM.
@@ -192,15 +151,16 @@ impl Contexts {
         const FIND: &str = "find a VM";
         if let Ok(id) = name_or_id.parse::<ContextId>() {
             let id = &id;
-            let found = self.engine.store().read(FIND, |tx| async move { tx.replications().context(id).await }).await;
+            let found = self.engine.store().read(FIND, |tx| async move { tx.contexts().get(id).await }).await;
             return found.map_err(|e| if e.kind() == ErrorKind::NotFound { missing(name_or_id) } else { e });
         }
         let found = self.engine.store().read(FIND, |tx| async move {
-            match tx.vms().of_name(name_or_id).await?.as_slice() {
-                [] => Err(missing(name_or_id)),
-                [id] => tx.replications().context(id).await,
-                several => {
-                    let ids: Vec<&str> = several.iter().map(ContextId::as_str).collect();
+            let mut named = tx.contexts().by_name(name_or_id).await?;
+            match (named.pop(), named.as_slice()) {
+                (None, _) => Err(missing(name_or_id)),
+                (Some(vm), []) => Ok(vm),
+                (Some(last), others) => {
+                    let ids: Vec<&str> = others.iter().chain([&last]).take(NAMESAKES).map(|vm| vm.id.as_str()).collect();
                     let text = "several VMs have this name; say which by its id";
                     Err(Error::new(ErrorKind::InvalidInput, FIND, text).with("name", name_or_id).with("ids", ids.join(" ")))
                 }
@@ -209,15 +169,15 @@ impl Contexts {
         found.await
     }
 
-    /// VMs under management, by the time they came to it: at most `limit` (1 to 500) behind the cursor `after`.
+    /// VMs under management, by name: at most `limit` (1 to 500, and 200 at once) behind the cursor `after`.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidInput`] for a limit or a cursor that is none.
-    pub async fn list(&self, limit: u32, after: Option<&str>) -> Result<Page<ContextLine>> {
+    pub async fn list(&self, limit: u32, after: Option<&str>) -> Result<Page<ContextItem>> {
         let limit = page::size(limit)?;
-        let after = &after.map(|text| text.parse::<ContextId>().map_err(|e| page::wrong_cursor().with_source(e))).transpose()?;
-        let read = self.engine.store().read("list VMs", |tx| async move { tx.vms().page(after.as_ref(), limit + 1).await });
-        Ok(page::cut(read.await?.into_iter().map(ContextLine::from).collect(), limit, |line: &ContextLine| line.context.to_string()))
+        let after = &after.map(|text| text.parse::<ContextCursor>().map_err(|e| page::wrong_cursor().with_source(e))).transpose()?;
+        let read = self.engine.store().read("list VMs", |tx| async move { tx.feed().contexts(after.as_ref(), limit).await }).await?;
+        Ok(Page { items: read.items, next: read.next.map(|cursor| cursor.to_string()) })
     }
 
     /// All that is known of the VM of this id or name.
@@ -298,7 +258,7 @@ async fn give_up(tx: &Tx, id: &ContextId) -> Result<Vec<Volume>> {
         _ => tx.replicas().give_up(id).await?,
     };
     if !volumes.is_empty() && context.status != ContextStatus::CleanupRequired {
-        let to = tx.replications().change_context(&context, ContextTrigger::LeftBehind).await?;
+        let to = tx.contexts().change(&context, ContextTrigger::LeftBehind).await?;
         let data = serde_json::json!({ "from": context.status, "to": to });
         tx.events().append(&NewEvent { kind: EventKind::ContextStatus, job: None, context: Some(id.clone()), data }).await?;
     }

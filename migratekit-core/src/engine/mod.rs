@@ -39,7 +39,7 @@ mod running;
 use std::sync::{Arc, Mutex};
 
 pub use self::builder::EngineBuilder;
-pub use self::contexts::{ActiveJob, Added, ContextDetail, ContextLine, Contexts, DiskLine, RemovedContext, VolumeLine, Which, verdict};
+pub use self::contexts::{Added, ContextDetail, Contexts, DiskLine, RemovedContext, VolumeLine, Which, verdict};
 pub use self::credential::{Credential, CredentialChange, MAX_CREDENTIAL_NAME, NewCredential, Tested};
 pub use self::credentials::Credentials;
 pub use self::doctor::{Diagnosis, Health, diagnose, key_of};

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use serde::{Deserialize, Serialize};
 
 use super::messages::{Action, Category, Severity, scrub, step_words, told};
@@ -233,8 +235,8 @@ pub struct ContextCursor {
 
 impl fmt::Display for ContextCursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The id has no `~`, so the name may.
-        write!(f, "{}~{}", self.id, self.vm_name)
+        // So that no name has to be quoted on a command line or in a URL.
+        write!(f, "{}~{}", self.id, BASE64.encode(&self.vm_name))
     }
 }
 
@@ -242,7 +244,9 @@ impl FromStr for ContextCursor {
     type Err = Error;
     fn from_str(text: &str) -> Result<Self> {
         text.split_once('~')
-            .and_then(|(id, vm_name)| Some(ContextCursor { vm_name: vm_name.to_owned(), id: id.parse().ok()? }))
+            .and_then(|(id, name)| {
+                Some(ContextCursor { vm_name: String::from_utf8(BASE64.decode(name).ok()?).ok()?, id: id.parse().ok()? })
+            })
             .ok_or_else(|| Error::new(ErrorKind::InvalidInput, "read a page's cursor", "it was not given by an earlier page of machines"))
     }
 }
@@ -263,8 +267,8 @@ impl From<ContextCursor> for String {
 /// One VM in a list: what a person wants to see of it at once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContextItem {
-    /// The context.
-    pub context_id: ContextId,
+    /// Its id.
+    pub context: ContextId,
     /// The VM's name.
     pub vm_name: String,
     /// Its source: a vCenter's host name, or a local site's name.
@@ -275,8 +279,27 @@ pub struct ContextItem {
     pub os: OsFamily,
     /// Whether the source ran when it was last looked at.
     pub power: PowerState,
+    /// How many disks its source has.
+    pub disk_count: u64,
+    /// Their sizes together, in bytes.
+    pub capacity_bytes: u64,
+    /// When its newest complete point was taken.
+    pub last_point_at: Option<Timestamp>,
+    /// The job that holds it.
+    pub active_job: Option<ActiveJob>,
     /// Its newest job.
     pub last_job: Option<FeedItem>,
+}
+
+/// The job that holds a VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ActiveJob {
+    /// Its id.
+    pub id: JobId,
+    /// Where it is.
+    pub status: JobStatus,
+    /// How far it is.
+    pub percent: Percent,
 }
 
 /// A page of VMs, by name.

@@ -107,7 +107,7 @@ pub(super) async fn known(tx: &Tx, context: &ContextId) -> Result<Known> {
         let volume_there = Volume { serial: Volume::serial_of(&volume.id), id: volume.id, tag, size_bytes: volume.size_bytes };
         replicas.insert(volume.disk, KnownReplica { volume: volume_there, committed: committed.transpose()?, generation });
     }
-    Ok(Known { context: tx.replications().context(context).await?, disks, point, replicas })
+    Ok(Known { context: tx.contexts().get(context).await?, disks, point, replicas })
 }
 
 /// A replication is asked for: its row, and the status of its VM, in the transaction that begins its job. An increment to nothing is
@@ -116,12 +116,12 @@ pub(super) async fn begin(tx: &Tx, job: &JobId, context: &ContextId, mode: Repli
     if mode == ReplicationMode::Incremental && tx.replicas().point(context).await?.is_none() {
         return Err(no_base("start a replication").with("context", context));
     }
-    let context = tx.replications().context(context).await?;
+    let context = tx.contexts().get(context).await?;
     if context.status == ContextStatus::CleanupRequired {
         refuse_unclean(tx, &context).await?;
     }
     tx.replications().begin(job, &context, mode).await?;
-    let to = tx.replications().change_context(&context, ContextTrigger::Began).await?;
+    let to = tx.contexts().change(&context, ContextTrigger::Began).await?;
     tell_status(tx, &context, to, Some(job)).await
 }
 
@@ -156,7 +156,7 @@ pub(super) async fn looked(tx: &Tx, context: &ContextId, machine: &Machine, plan
         os: machine.os,
         power: machine.power,
     };
-    tx.replications().look(context, &look).await?;
+    tx.contexts().look(context, &look).await?;
     for disk in &machine.disks {
         tx.replicas().see_disk(context, disk).await?;
     }
@@ -330,7 +330,7 @@ fn status_of(outcome: &Outcome<'_>) -> JobStatus {
 }
 
 async fn stand(tx: &Tx, id: &ContextId, job: &Job, status: JobStatus, point: Option<(Point, Vec<PointDisk>)>) -> Result<()> {
-    let context = tx.replications().context(id).await?;
+    let context = tx.contexts().get(id).await?;
     let has_point = point.as_ref().is_some_and(|(point, held)| hold_one_point(point, held));
     let failover = match context.status {
         ContextStatus::FailedOverTest => FailoverMark::Test,
@@ -345,17 +345,17 @@ async fn stand(tx: &Tx, id: &ContextId, job: &Job, status: JobStatus, point: Opt
         stands == context.status || (context.status == ContextStatus::CleanupRequired && tx.jobs().holding_back(id).await?.is_some());
     let to = match stands {
         _ if stays => context.status,
-        ContextStatus::ReadyForFailover => tx.replications().change_context(&context, ContextTrigger::HoldsPoint).await?,
-        ContextStatus::Failed => tx.replications().change_context(&context, ContextTrigger::LacksPoint).await?,
-        ContextStatus::CleanupRequired => tx.replications().change_context(&context, ContextTrigger::LeftBehind).await?,
-        _ => tx.replications().change_context(&context, ContextTrigger::NothingYet).await?,
+        ContextStatus::ReadyForFailover => tx.contexts().change(&context, ContextTrigger::HoldsPoint).await?,
+        ContextStatus::Failed => tx.contexts().change(&context, ContextTrigger::LacksPoint).await?,
+        ContextStatus::CleanupRequired => tx.contexts().change(&context, ContextTrigger::LeftBehind).await?,
+        _ => tx.contexts().change(&context, ContextTrigger::NothingYet).await?,
     };
     let counts = JobCounts {
         total: context.jobs.total.saturating_add(1),
         successful: context.jobs.successful.saturating_add(u64::from(status == JobStatus::Completed)),
         failed: context.jobs.failed.saturating_add(u64::from(matches!(status, JobStatus::Failed | JobStatus::NeedsAttention))),
     };
-    tx.replications().count(id, &job.id, counts, status == JobStatus::Completed).await?;
+    tx.contexts().count(id, &job.id, counts, status == JobStatus::Completed).await?;
     tell_status(tx, &context, to, Some(&job.id)).await
 }
 

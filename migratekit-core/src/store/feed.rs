@@ -9,7 +9,7 @@ use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::id::{ContextId, JobId};
 use crate::model::{
-    ContextCursor, ContextItem, ContextPage, FEED_PAGE, FeedCursor, FeedItem, FeedPage, FeedRow, JobStatus, OperationSummary,
+    ActiveJob, ContextCursor, ContextItem, ContextPage, FEED_PAGE, FeedCursor, FeedItem, FeedPage, FeedRow, JobStatus, OperationSummary,
 };
 
 /// The most active jobs that a page of them is chosen from: twice as many VMs as one catalog is measured with.
@@ -65,7 +65,7 @@ impl Feed<'_> {
         Ok(FeedItem::of(&row))
     }
 
-    /// VMs by name, each with its newest job: at most `limit` (1 to [`FEED_PAGE`]) of them, behind `after`.
+    /// VMs by name, each with the job that holds it and its newest one: at most `limit` (1 to [`FEED_PAGE`]) of them, behind `after`.
     pub async fn contexts(&self, after: Option<&ContextCursor>, limit: u32) -> Result<ContextPage> {
         let (limit, more) = bounds(limit);
         let (name, id) = after.map_or(("", ""), |cursor| (cursor.vm_name.as_str(), cursor.id.as_str()));
@@ -81,7 +81,7 @@ impl Feed<'_> {
             item.last_job = last.and_then(|id| jobs.iter().find(|row| row.id == id)).map(FeedItem::of);
         }
         let last = items.last().filter(|_| rows.len() > limit);
-        let next = last.map(|item| ContextCursor { vm_name: item.vm_name.clone(), id: item.context_id.clone() });
+        let next = last.map(|item| ContextCursor { vm_name: item.vm_name.clone(), id: item.context.clone() });
         Ok(ContextPage { items, next })
     }
 
@@ -171,22 +171,36 @@ fn jobs_by_id(count: usize) -> String {
 /// The inner query needs nothing but its index, so it is gone by even where the table is small.
 fn contexts() -> String {
     "SELECT v.context_id, v.vm_name, v.vcenter_host, v.current_status, v.os_type, v.power_state, \
+            h.id AS active_job, h.status AS active_status, h.percent_complete AS active_percent, \
+            (SELECT COUNT(*) FROM vm_disks d WHERE d.vm_context_id = v.context_id AND d.removed_at IS NULL) AS disks, \
+            (SELECT CAST(COALESCE(SUM(d.capacity_bytes), 0) AS SIGNED) FROM vm_disks d \
+              WHERE d.vm_context_id = v.context_id AND d.removed_at IS NULL) AS capacity_bytes, \
+            (SELECT o.taken_at FROM replica_points o WHERE o.vm_context_id = v.context_id ORDER BY o.seq DESC LIMIT 1) AS taken_at, \
             (SELECT j.id FROM job_tracking j WHERE j.context_id = v.context_id ORDER BY j.created_at DESC, j.id DESC LIMIT 1) AS last_job \
      FROM (SELECT n.vm_name, n.context_id FROM vm_replication_contexts n \
            WHERE n.vm_name >= ? AND (n.vm_name > ? OR n.context_id > ?) ORDER BY n.vm_name, n.context_id LIMIT ?) c \
      JOIN vm_replication_contexts v ON v.context_id = c.context_id \
+     LEFT JOIN job_tracking h ON h.active_context_id = v.context_id \
      ORDER BY v.vm_name, v.context_id"
         .to_owned()
 }
 
 fn context_item(row: &Row) -> Result<ContextItem> {
+    let active_job = match row.parse_or_none("active_job")? {
+        Some(id) => Some(ActiveJob { id, status: row.parse("active_status")?, percent: row.number::<u8>("active_percent")?.try_into()? }),
+        None => None,
+    };
     Ok(ContextItem {
-        context_id: row.parse("context_id")?,
+        context: row.parse("context_id")?,
         vm_name: row.text("vm_name")?,
         source_host: row.text("vcenter_host")?,
         status: row.parse("current_status")?,
         os: row.parse("os_type")?,
         power: row.parse("power_state")?,
+        disk_count: row.number("disks")?,
+        capacity_bytes: row.number("capacity_bytes")?,
+        last_point_at: row.time_or_none("taken_at")?,
+        active_job,
         last_job: None,
     })
 }

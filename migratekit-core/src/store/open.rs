@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::connect::Connector;
+use super::connect::{self, Connector};
 use super::home::{self, OPEN};
 use super::pool::{Pool, Turn};
 use super::session::Session;
@@ -136,12 +136,12 @@ impl Store {
     /// host, a damaged file, a newer schema, a server that is too old, missing rights, an unreachable server.
     pub async fn open(url: &str, options: StoreOptions) -> Result<Store> {
         let url: StoreUrl = url.parse()?;
-        let password = task::blocking({
-            let options = options.clone();
-            move || password(&options)
+        let (password, authority) = task::blocking({
+            let (options, url) = (options.clone(), url.clone());
+            move || Ok::<_, Error>((password(&options)?, connect::authority(&url.0)?))
         })
         .await??;
-        let connector = Connector::new(&url.0, password.as_ref());
+        let connector = Connector::new(&url.0, password.as_ref(), authority.as_deref());
         let (writers, readers) = match url.backend() {
             Backend::Sqlite => (Pool::new(1), Some(Pool::new(SQLITE_READERS))),
             Backend::MariaDb => (Pool::new(MARIADB_CONNECTIONS), None),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::Rng;
 use crate::block::{BlockRead, BoxFuture};
+use crate::clock::Timestamp;
 use crate::error::{Error, Result};
 use crate::id::{ContextId, DiskKey};
 use crate::jobs::{SagaFactory, Sagas};
@@ -15,7 +16,7 @@ use crate::model::Context;
 use crate::platform::local::LocalSite;
 use crate::platform::{Source, Target};
 use crate::replication::{Reach, Replications, SourceMachine, open_point};
-use crate::store::{NewContext, Store};
+use crate::store::Store;
 use crate::units::{ByteRange, MIB};
 
 /// The bytes of each disk, by key.
@@ -113,11 +114,10 @@ impl ReplicationWorld {
             }
         }
         self.describe(name, &keys(sizes.len()).collect::<Vec<_>>());
-        let (id, path) = (&ContextId::generate(), folder.display().to_string());
-        let new =
-            &NewContext { id, vm_name: name, source_vm_id: name, instance_uuid: None, vm_path: &path, source_host: "test", site: None };
-        self.store.write("add a VM", |tx| async move { tx.replications().add_context(new).await }).await.expect("add a VM");
-        id.clone()
+        let at = Timestamp::now();
+        let vm = &Context { vm_path: folder.display().to_string(), ..Context::discovered(name, "test", name, at) };
+        self.store.write("add a VM", |tx| async move { tx.contexts().add(vm).await }).await.expect("add a VM");
+        vm.id.clone()
     }
 
     /// Writes the machine's description, with these disks.

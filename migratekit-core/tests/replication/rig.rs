@@ -110,7 +110,7 @@ impl Rig {
     }
 
     pub(crate) async fn context(&self, id: &ContextId) -> Context {
-        self.world.store.read("look", |tx| async move { tx.replications().context(id).await }).await.unwrap()
+        self.world.store.read("look", |tx| async move { tx.contexts().get(id).await }).await.unwrap()
     }
 
     pub(crate) fn demand_tidy(&self, name: &str, context: &ContextId) {

@@ -53,7 +53,7 @@ async fn pages_follow_each_other_without_gap_or_repetition(store: Store) {
             loop {
                 let page = tx.feed().contexts(after.as_ref(), 7).await?;
                 names.extend(page.items.iter().map(|item| item.vm_name.clone()));
-                assert!(page.items.iter().all(|item| item.last_job.as_ref().unwrap().context_id.as_ref() == Some(&item.context_id)));
+                assert!(page.items.iter().all(|item| item.last_job.as_ref().unwrap().context_id.as_ref() == Some(&item.context)));
                 match page.next {
                     Some(next) => after = Some(next.to_string().parse()?),
                     None => break,
