@@ -4,6 +4,7 @@
 
 mod contexts;
 mod dump;
+mod logs;
 mod others;
 mod refusals;
 mod rows;
