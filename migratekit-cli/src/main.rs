@@ -69,7 +69,7 @@ async fn dispatch(cli: Cli, ending: Ending) -> Result<()> {
         Command::Vm(args) => commands::vm::run(&global, args).await,
         Command::Replicate(args) => commands::replicate::run(&global, args, ending).await,
         Command::Job(args) => commands::job::run(&global, args, ending).await,
-        Command::Db(args) => commands::db::run(&global, args).await,
+        Command::Db(args) => commands::db::run(&global, args, ending.token()).await,
         Command::Key(args) => commands::key::run(&global, args, ending.token()).await,
         Command::Completions { shell } => commands::generate::completions(shell),
         Command::Man { dir } => commands::generate::man(&dir),

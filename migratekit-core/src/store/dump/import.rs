@@ -30,17 +30,18 @@ impl Store {
         let here = self.schema_status().await?.applied.last().map(|(version, _)| version.clone()).unwrap_or_default();
         if report.schema != here {
             let message = "the dump is of another schema; import it with the version of this program that made it, and migrate then";
-            return Err(Error::new(ErrorKind::Unsupported, IMPORT, message).with("dump", &report.schema).with("catalog", here));
+            let error = Error::new(ErrorKind::Unsupported, IMPORT, message).with("path", path.display());
+            return Err(error.with("dump", &report.schema).with("catalog", here));
         }
         let report = &report;
-        self.write(IMPORT, |tx| async move {
+        let filled = self.write(IMPORT, |tx| async move {
             refuse_full(&tx).await?;
             if report.content != Content::Schema {
                 fill(&tx, Lines::open(path)?, report).await?;
             }
             Ok(())
-        })
-        .await?;
+        });
+        filled.await.map_err(|e| e.with("path", path.display()).with("catalog", self.url()))?;
         Ok(report.clone())
     }
 }
@@ -52,20 +53,21 @@ fn damaged(message: &'static str) -> Error {
 /// Reads the whole file: its header, its end, its digest, its counts.
 fn check(path: &Path) -> Result<DumpReport> {
     let named = |e: Error| e.with("path", path.display());
-    let mut lines = Lines::open(path)?;
-    let first = lines.next_blocking()?.ok_or_else(|| named(Error::new(ErrorKind::InvalidInput, IMPORT, "the file is empty")))?;
+    let mut lines = Lines::open(path).map_err(named)?;
+    let first =
+        lines.next_blocking().map_err(named)?.ok_or_else(|| named(Error::new(ErrorKind::InvalidInput, IMPORT, "the file is empty")))?;
     let header: Header = serde_json::from_slice(&first)
         .ok()
         .filter(|header: &Header| header.format == FORMAT)
         .ok_or_else(|| named(Error::new(ErrorKind::InvalidInput, IMPORT, "the file is no dump of a catalog")))?;
     if header.format_version != FORMAT_VERSION {
-        return Err(named(
-            Error::new(ErrorKind::Unsupported, IMPORT, "the dump is of a newer format").with("version", header.format_version),
-        ));
+        let message = "the dump is of a newer format; import it with the version of this program that made it, or a later one";
+        let error = Error::new(ErrorKind::Unsupported, IMPORT, message).with("program", shown(&header.program));
+        return Err(named(error.with("format", header.format_version)));
     }
     let mut hasher = blake3::Hasher::new();
     let (mut held, mut counts, mut table) = (first, std::collections::BTreeMap::new(), None);
-    while let Some(line) = lines.next_blocking()? {
+    while let Some(line) = lines.next_blocking().map_err(named)? {
         hasher.update(&held);
         match held.first() {
             Some(b'[') => {

@@ -8,7 +8,8 @@
 //! ```
 //!
 //! Secrets stay sealed: what is read and written are the envelopes. An export is one snapshot; an import is one transaction, into an empty
-//! catalog, and is checked row by row against the counts before it is committed. The file has mode 0600 and appears when it is whole.
+//! catalog, and is checked row by row against the counts before it is committed. The file has mode 0600 and
+//! appears when it is whole.
 
 mod export;
 mod import;
