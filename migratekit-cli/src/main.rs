@@ -22,7 +22,6 @@ mod table;
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use migratekit_core::{Error, Result};
 
 use crate::args::{Cli, Command};
@@ -32,7 +31,7 @@ use crate::ending::Ending;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::read();
     log::begin(cli.global.verbose);
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
