@@ -33,10 +33,11 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let cli = Cli::read();
     log::begin(cli.global.verbose);
+    let area = exit::Area::of(&cli.command);
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{}", exit::explain(&error));
+            eprintln!("{}", exit::explain(&error, area));
             ExitCode::from(exit::code(error.kind()))
         }
     }

@@ -209,6 +209,11 @@ pub(crate) enum VmCommand {
         /// Its name or id
         vm: String,
     },
+    /// Remove from its source what interrupted passes left there; the next pass would do it too
+    Sweep {
+        /// Its name or id
+        vm: String,
+    },
     /// End its management; the record of it is removed
     Remove {
         /// Its name or id

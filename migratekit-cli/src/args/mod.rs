@@ -9,6 +9,8 @@ use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueE
 use migratekit_core::units::ByteSize;
 
 mod engine;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use engine::*;
 

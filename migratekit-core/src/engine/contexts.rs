@@ -18,7 +18,7 @@ use crate::store::{NewEvent, VmRow};
 /// The VMs of an engine's catalog.
 #[derive(Debug, Clone)]
 pub struct Contexts {
-    engine: Engine,
+    pub(super) engine: Engine,
 }
 
 /// Which machines of a source.
