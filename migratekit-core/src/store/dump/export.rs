@@ -8,8 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
-use super::{Content, DumpReport, FORMAT, FORMAT_VERSION, Header, OWN_FACTS, Table, TableLine, Trailer, tables};
+use super::{Content, DumpReport, FORMAT, FORMAT_VERSION, Header, Table, TableLine, Trailer, tables};
 use crate::error::{Error, ErrorKind, Result};
+use crate::store::home::OWN_FACTS;
 use crate::store::row::Row;
 use crate::store::value::Value;
 use crate::store::{Store, Tx, dialect};

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Content, DumpReport, FORMAT, FORMAT_VERSION, Header, MAX_LINE, Table, TableLine, Trailer, tables};
 use crate::error::{Error, ErrorKind, Result};
+use crate::store::home::OWN_FACTS;
 use crate::store::value::Value;
 use crate::store::{Store, Tx, dialect};
 use crate::task;
@@ -191,7 +192,7 @@ async fn begin(tx: &Tx, line: TableLine, content: Content) -> Result<Filling> {
         return Err(error.with("table", table.name).with("column", shown(unknown)));
     }
     if table.seeded {
-        tx.sql(IMPORT, format!("DELETE FROM {} WHERE name <> 'home_host'", table.name)).run().await?;
+        tx.sql(IMPORT, format!("DELETE FROM {}{}", table.name, not_own())).run().await?;
     }
     let names = line.columns.iter().map(|column| dialect::quoted(tx.backend(), column)).collect::<Vec<_>>().join(", ");
     let marks = vec!["?"; line.columns.len()].join(", ");
@@ -233,6 +234,12 @@ async fn insert(tx: &Tx, filling: &mut Filling, line: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// The rows of a table with facts that are not this catalog's own.
+fn not_own() -> String {
+    let names = OWN_FACTS.iter().map(|name| format!("'{name}'")).collect::<Vec<_>>().join(", ");
+    format!(" WHERE name NOT IN ({names})")
+}
+
 type Later = (&'static str, &'static str, Vec<(Value, Value)>);
 
 /// A table is through: as many rows as the dump says must be there.
@@ -240,8 +247,8 @@ async fn finish(tx: &Tx, filling: Option<Filling>, report: &DumpReport) -> Resul
     let Some(filling) = filling else { return Ok(None) };
     let name = filling.table.name;
     let said = report.counts.iter().find(|(table, _)| table == name).map_or(0, |(_, rows)| *rows);
-    let own = if filling.table.seeded { " WHERE name <> 'home_host'" } else { "" };
-    let counted = tx.sql(IMPORT, format!("SELECT COUNT(*) AS n FROM {name}{own}"));
+    let others = if filling.table.seeded { not_own() } else { String::new() };
+    let counted = tx.sql(IMPORT, format!("SELECT COUNT(*) AS n FROM {name}{others}"));
     let counted: u64 = counted.one("nothing was counted", |row| row.number("n")).await?;
     if counted != said || filling.rows != said {
         return Err(damaged("the catalog does not hold as many rows as the dump after the import").with("table", name));

@@ -143,9 +143,6 @@ const TABLES: &[Table] = &[
     data("cbt_history"),
 ];
 
-/// Facts that are true of one catalog only.
-const OWN_FACTS: &[&str] = &["home_host"];
-
 fn tables(content: Content) -> impl Iterator<Item = &'static Table> {
     TABLES.iter().filter(move |table| content != Content::Configuration || table.configuration)
 }
