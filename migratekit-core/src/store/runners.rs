@@ -56,16 +56,6 @@ impl Runners<'_> {
         self.0.sql("write down a runner's end", text).bind(id).run().await.map(|_| ())
     }
 
-    /// What a runner noticed and an auditor should know.
-    pub async fn audit(&self, id: &RunnerId, action: &str, details: &serde_json::Value) -> Result<()> {
-        let text = format!(
-            "INSERT INTO audit_log (at, actor, action, subject_kind, subject_id, outcome, details) VALUES ({}, ?, ?, ?, ?, ?, ?)",
-            dialect::now(self.0.backend())
-        );
-        let statement = self.0.sql("audit what a runner noticed", text).bind("system").bind(action).bind("runner");
-        statement.bind(id).bind("done").bind(details).run().await.map(|_| ())
-    }
-
     /// All runners that did not end in order, the latest first.
     pub async fn running(&self) -> Result<Vec<Runner>> {
         let text = format!(
