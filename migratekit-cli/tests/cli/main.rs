@@ -12,8 +12,10 @@
 mod bad_input;
 mod copy;
 mod demo;
+mod engine_bad_input;
 mod engine_credentials;
 mod engine_db;
+mod engine_full_disk;
 mod engine_key;
 mod engine_mariadb;
 mod engine_refusals;

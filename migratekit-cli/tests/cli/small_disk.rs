@@ -34,11 +34,19 @@ impl SmallDisk {
         command
     }
 
-    /// Makes room: the file system has `bytes` bytes from now on.
+    /// Makes room, or takes it: the file system has `bytes` bytes from now on.
     pub fn resize(&self, bytes: u64) {
-        let mut command = self.enter(&program("mount"));
-        let status = command.args(["-o", &format!("remount,size={bytes}")]).arg(&self.folder).status().unwrap();
-        assert!(status.success(), "{} was not resized", self.folder.display());
+        self.remount(&format!("remount,size={bytes}"));
+    }
+
+    /// Whether nobody can write.
+    pub fn read_only(&self, read_only: bool) {
+        self.remount(if read_only { "remount,ro" } else { "remount,rw" });
+    }
+
+    fn remount(&self, how: &str) {
+        let status = self.enter(&program("mount")).args(["-o", how]).arg(&self.folder).status().unwrap();
+        assert!(status.success(), "{} was not mounted anew: {how}", self.folder.display());
     }
 
     /// The folder as the test sees it.
