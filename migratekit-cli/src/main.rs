@@ -24,7 +24,6 @@ mod told;
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use migratekit_core::{Error, Result};
 
 use crate::args::{Cli, Command};
@@ -34,13 +33,14 @@ use crate::ending::Ending;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::read();
     let verbose = cli.global.verbose;
     log::begin(verbose);
+    let area = exit::Area::of(&cli.command);
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{}", exit::explain(&error, verbose > 0));
+            eprintln!("{}", exit::explain(&error, area, verbose > 0));
             ExitCode::from(exit::code(error.kind()))
         }
     }
@@ -72,7 +72,7 @@ async fn dispatch(cli: Cli, ending: Ending) -> Result<()> {
         Command::Vm(args) => commands::vm::run(&global, args, ending.token()).await,
         Command::Replicate(args) => commands::replicate::run(&global, args, ending).await,
         Command::Job(args) => commands::job::run(&global, args, ending).await,
-        Command::Db(args) => commands::db::run(&global, args).await,
+        Command::Db(args) => commands::db::run(&global, args, ending.token()).await,
         Command::Key(args) => commands::key::run(&global, args, ending.token()).await,
         Command::Completions { shell } => commands::generate::completions(shell),
         Command::Man { dir } => commands::generate::man(&dir),

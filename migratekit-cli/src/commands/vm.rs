@@ -1,7 +1,7 @@
 //! `migratekit vm`: machines found, taken under management, looked at, let go.
 
 use migratekit_core::Result;
-use migratekit_core::engine::{AddOutcome, Added, ContextDetail, Discovered, DiskLine, Page, Which};
+use migratekit_core::engine::{AddOutcome, Added, ContextDetail, Discovered, DiskLine, Page, SweptSource, Which};
 use migratekit_core::model::ContextItem;
 use migratekit_core::task::CancellationToken;
 use migratekit_core::units::ByteSize;
@@ -26,6 +26,7 @@ pub(crate) async fn run(global: &Global, args: VmArgs, cancel: &CancellationToke
         VmCommand::List { limit, after } => output::result(global, &engine.contexts().list(limit, after.as_deref()).await?, listed),
         VmCommand::Show { vm } => output::result(global, &engine.contexts().detail(&vm).await?, shown),
         VmCommand::Disks { vm } => output::result(global, &engine.contexts().detail(&vm).await?.disks, |all| disks(all)),
+        VmCommand::Sweep { vm } => output::result(global, &engine.contexts().sweep(&vm).await?, swept),
         VmCommand::Remove { vm, with_volumes } => {
             let removed = engine.contexts().remove(&vm, with_volumes).await?;
             output::result(global, &removed, |removed| {
@@ -34,6 +35,13 @@ pub(crate) async fn run(global: &Global, args: VmArgs, cancel: &CancellationToke
             })
         }
     }
+}
+
+fn swept(swept: &SweptSource) -> String {
+    let removed = swept.removed.iter().map(|name| format!("removed  {}", plain(name)));
+    let left = swept.foreign.iter().map(|name| format!("left     {}: it is not ours", plain(name)));
+    let lines: Vec<String> = removed.chain(left).collect();
+    if lines.is_empty() { format!("{}: nothing was left at its source", plain(&swept.vm_name)) } else { lines.join("\n") }
 }
 
 fn discovered(found: &[Discovered]) -> String {

@@ -12,9 +12,13 @@
 mod bad_input;
 mod copy;
 mod demo;
+mod engine_bad_input;
 mod engine_credentials;
+mod engine_db;
+mod engine_full_disk;
 mod engine_keeping;
 mod engine_key;
+mod engine_mariadb;
 mod engine_refusals;
 mod engine_replicate;
 mod engine_rig;
@@ -26,3 +30,4 @@ mod reference;
 mod resume;
 mod run;
 mod signals;
+mod small_disk;

@@ -28,7 +28,7 @@ const REMOVE: &str = "end the management of a VM";
 /// The VMs of an engine's catalog.
 #[derive(Debug, Clone)]
 pub struct Contexts {
-    engine: Engine,
+    pub(super) engine: Engine,
 }
 
 /// Which machines of a source.

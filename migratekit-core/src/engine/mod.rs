@@ -35,6 +35,7 @@ mod place;
 mod reach;
 mod replications;
 mod running;
+mod sweep;
 
 use std::sync::{Arc, Mutex};
 
@@ -50,6 +51,7 @@ pub use self::page::{MAX_PAGE, Page};
 pub use self::place::{default_store_url, make_default_place};
 pub use self::replications::{DiskReport, ReplicationJob, ReplicationLine, ReplicationReport, Replications};
 pub use self::running::{RECOVERY, Running};
+pub use self::sweep::SweptSource;
 pub use crate::inventory::{AddOutcome, Discovered};
 pub use crate::jobs::{Orphans, Recovered};
 

@@ -134,7 +134,7 @@ impl Engine {
             let mut names = Vec::new();
             for job in tx.jobs().unfinished().await?.iter().filter(|job| job.pivot_crossed && is_laid_down(job)) {
                 if let Some(context) = &job.context {
-                    names.push(tx.replications().context(context).await?.vm_name);
+                    names.push(tx.contexts().get(context).await?.vm_name);
                 }
             }
             Ok(names)

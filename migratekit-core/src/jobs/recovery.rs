@@ -233,9 +233,9 @@ async fn owner(shared: &Arc<Shared>, job: &Job, now_there: Timestamp) -> Result<
     if lease.owner == shared.id {
         return Ok(if shared.holds(&job.id) { Owner::Us } else { Owner::Dead });
     }
-    let (now, over, still) = (clock::now(), now_there > lease.until, shared.config.leases.still);
+    let (now, over, times) = (clock::now(), now_there > lease.until, &shared.config.leases);
     let life = life(shared, &lease.owner, over).await?;
-    let dead = shared.observer.lock().unwrap_or_else(PoisonError::into_inner).dead(now, &job.id, lease, over, life, still);
+    let dead = shared.observer.lock().unwrap_or_else(PoisonError::into_inner).dead(now, &job.id, lease, over, life, times);
     Ok(if dead { Owner::Dead } else { Owner::Alive })
 }
 

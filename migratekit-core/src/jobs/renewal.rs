@@ -7,7 +7,7 @@ use serde_json::json;
 use super::clockstep::ClockWatch;
 use super::lease::Stop;
 use super::runner::Shared;
-use crate::clock::{self, Timestamp};
+use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::JobId;
 use crate::model::EventKind;
@@ -16,7 +16,7 @@ use crate::store::NewAuditEntry;
 /// Renews all leases every [`LeaseTimes::renew`](super::LeaseTimes::renew), until the runner ends and its last job is laid down. A lease
 /// that may be over is given up here, before anybody can take it.
 pub(super) async fn renew(shared: &Shared) {
-    let mut watch = ClockWatch::new(clock::now(), Timestamp::now());
+    let mut watch = ClockWatch::new(clock::now(), shared.config.wall.now());
     loop {
         let times = shared.config.leases;
         if shared.token.run_until_cancelled(clock::sleep(times.renew)).await.is_none() {
@@ -25,7 +25,7 @@ pub(super) async fn renew(shared: &Shared) {
             }
             clock::sleep(times.look.min(times.renew)).await;
         }
-        if let Some(seconds) = watch.look(clock::now(), Timestamp::now()) {
+        if let Some(seconds) = watch.look(clock::now(), shared.config.wall.now()) {
             tell_clock_step(shared, seconds).await;
         }
         if let Err(error) = once(shared, times.lease).await {

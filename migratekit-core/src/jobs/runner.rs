@@ -25,7 +25,7 @@ use super::lease::{Grip, LeaseTimes, Observer, Stop};
 use super::office::Jobs;
 use super::recovery::{self, Asked, Found, Recovered};
 use super::{Sagas, renewal};
-use crate::clock;
+use crate::clock::{self, WallClock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{JobId, RunnerId};
 use crate::model::{EventKind, JobStatus};
@@ -52,6 +52,8 @@ pub struct RunnerConfig {
     pub leases: LeaseTimes,
     /// The times of a drive.
     pub pace: Pace,
+    /// The wall clock whose steps are told; nothing else asks it.
+    pub wall: WallClock,
     /// Failpoints; without feature `testing` there are none.
     pub failpoints: Failpoints,
 }
@@ -64,6 +66,7 @@ impl Default for RunnerConfig {
             wanted: None,
             leases: LeaseTimes::default(),
             pace: Pace::default(),
+            wall: WallClock::default(),
             failpoints: Failpoints::default(),
         }
     }
