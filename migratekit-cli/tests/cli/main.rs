@@ -25,3 +25,4 @@ mod reference;
 mod resume;
 mod run;
 mod signals;
+mod tunnel;
