@@ -3,10 +3,11 @@
 
     bench.py [--bin target/release/migratekit] [--rounds 9] [--cases copy,serve,..] [--image FILE] [--json OUT] [--quick]
 
-Every round runs each side of each case once, in turn, the order turned round every other round, so that a noisy machine spoils
-all alike. Each program is a process of its own, servers and clients meet on 127.0.0.1. Wall time is that of the client, from its
-start to its end; CPU is user + system over all processes of the run (wait4); memory is the peak resident set. A ratio is the
-median of the rounds' own ratios. The exit status is 1 when a bound is missed or a copy differs, with everything still printed.
+Every round runs each side of each case once, in turn, the order turned round every other round, so that a noisy machine spoils all
+alike. The memory they fill is kept from going back to the machine below between runs (benchrun.keep_memory). Each program is a
+process of its own, servers and clients meet on 127.0.0.1. Wall time is that of the client, from its start to its end; CPU is user +
+system over all processes of the run (wait4); memory is the peak resident set. A ratio is the median of the rounds' own ratios. The
+exit status is 1 when a bound is missed or a copy differs, with everything still printed.
 
 The raw rounds go to --json; the table on stdout is Markdown. --quick takes a small image and 3 rounds: it tries the bench,
 its figures mean nothing. Needs: nbdkit, nbdcopy, fio, cmp, setpriv (scripts/install-test-peers).
@@ -24,7 +25,7 @@ import tempfile
 import time
 
 import mkimage
-from benchrun import Run, file_of, nbdkit, requests_of, wipe
+from benchrun import Run, file_of, keep_memory, nbdkit, requests_of, wipe
 
 MIB, GIB, TIB = 1 << 20, 1 << 30, 1 << 40
 EXTENT = 64 << 10
@@ -37,9 +38,10 @@ class Bench:
         self.bin, self.folder, self.dst = os.path.abspath(args.bin), folder, os.path.join(folder, "dst")
         self.log = open(os.path.join(folder, "log"), "ab")
         self.image = os.path.abspath(args.image) if args.image else os.path.join(folder, "src.img")
+        self.size = os.path.getsize(self.image) if args.image else 256 * MIB if args.quick else 4 * GIB
+        self.kept = keep_memory(2 * self.size)
         if not args.image:
-            mkimage.make(self.image, 256 * MIB if args.quick else 4 * GIB, 1)
-        self.size = os.path.getsize(self.image)
+            mkimage.make(self.image, self.size, 1)
         self.fio_time, self.big_end = (1, 32 * MIB) if args.quick else (3, GIB)
         self.checked = set()
 
