@@ -87,6 +87,7 @@ pub mod store;
 pub mod task;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod tunnels;
 pub mod units;
 
 // Whole disks, named as people name them.
