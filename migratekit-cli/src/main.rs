@@ -6,6 +6,7 @@
 //! - [`output`], [`table`]: JSON, tables, progress
 //! - [`place`]: the catalog and its key
 //! - [`told`]: what people read of a job that did not come to a good end
+//! - [`endpoint`]: the two ends of a copy
 //! - [`ending`]: how signals end it
 //!
 //! Ctrl-C (SIGINT), SIGTERM and SIGHUP end the running command in order; a second one leaves at once with code 130.
@@ -13,6 +14,7 @@
 mod args;
 mod commands;
 mod ending;
+mod endpoint;
 mod exit;
 mod follow;
 mod log;
@@ -66,6 +68,7 @@ async fn dispatch(cli: Cli, ending: Ending) -> Result<()> {
         Command::Diff(args) => commands::diff::run(&global, args, cancel).await,
         Command::Nbd(args::NbdCommand::Serve(args)) => commands::nbd_serve::run(&global, args, cancel).await,
         Command::Nbd(args::NbdCommand::Info(args)) => commands::nbd_info::run(&global, args).await,
+        Command::Tunnel(args::TunnelCommand::Serve(args)) => commands::tunnel_serve::run(&global, args, cancel).await,
         Command::Doctor(args) => commands::doctor::run(&global, args).await,
         Command::Demo(args) => commands::demo::run(&global, args, cancel).await,
         Command::Credential(args) => commands::credential::run(&global, args, ending.token()).await,

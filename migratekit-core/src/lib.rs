@@ -146,11 +146,12 @@ pub mod store;
 pub mod task;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod tunnels;
 pub mod units;
 
 // The front door: catalog, key and platforms joined.
 pub use engine::{
-    AddOutcome, Added, ContextDetail, ContextLine, Credential, CredentialChange, Discovered, Engine, EngineBuilder, JobDetail, JobEvents,
+    AddOutcome, Added, ContextDetail, Credential, CredentialChange, Discovered, Engine, EngineBuilder, JobDetail, JobEvents,
     JobFilter, NewCredential, Page, ReplicationJob, ReplicationLine, ReplicationReport, Running, Tested, Which,
 };
 

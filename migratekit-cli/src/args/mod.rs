@@ -11,8 +11,10 @@ use migratekit_core::units::ByteSize;
 mod engine;
 #[cfg(test)]
 mod tests;
+mod tunnel;
 
 pub(crate) use engine::*;
+pub(crate) use tunnel::*;
 
 use crate::exit;
 
@@ -91,6 +93,9 @@ pub(crate) enum Command {
     /// Serve and examine NBD exports
     #[command(subcommand)]
     Nbd(NbdCommand),
+    /// The tunnel between the VMware side and the cloud side
+    #[command(subcommand)]
+    Tunnel(TunnelCommand),
     /// Save what is needed to reach a platform: vmware, cloudstack, local
     Credential(CredentialArgs),
     /// Find machines, take them under management, look at them
@@ -131,9 +136,9 @@ pub(crate) enum NbdCommand {
 /// `migratekit copy`
 #[derive(Debug, Args)]
 pub(crate) struct CopyArgs {
-    /// The source: PATH (raw file, block device, or qcow2/vmdk/vhdx/vdi image), nbd://HOST[:PORT]/EXPORT, nbd+unix:///EXPORT?socket=PATH, nbds://..
+    /// The source: PATH (raw file, block device, or qcow2/vmdk/vhdx/vdi image), nbd://HOST[:PORT]/EXPORT, nbd+unix:///EXPORT?socket=PATH, nbds://.., ssh://[USER@]HOST[:PORT]/EXPORT
     pub(crate) source: String,
-    /// The target: PATH (raw file, made if absent, or block device) or an NBD address
+    /// The target: PATH (raw file, made if absent, or block device), or an address of NBD or a tunnel
     pub(crate) target: String,
     /// Copy only these ranges: JSON [{"offset":0,"length":65536,"zero":false},..]
     #[arg(long, value_name = "FILE")]
@@ -165,6 +170,8 @@ pub(crate) struct CopyArgs {
     /// Write the report as JSON to FILE
     #[arg(long, value_name = "FILE")]
     pub(crate) report: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) tunnel: TunnelArgs,
 }
 
 /// How much is compared.
@@ -186,6 +193,8 @@ pub(crate) struct DiffArgs {
     /// The grain of the extents that are printed, a power of two
     #[arg(long, value_name = "BYTES", default_value = "64K")]
     pub(crate) block: ByteSize,
+    #[command(flatten)]
+    pub(crate) tunnel: TunnelArgs,
 }
 
 /// `migratekit nbd serve`

@@ -31,3 +31,4 @@ mod resume;
 mod run;
 mod signals;
 mod small_disk;
+mod tunnel;
