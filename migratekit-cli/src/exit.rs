@@ -56,6 +56,7 @@ impl Area {
             Command::Copy(_)
             | Command::Diff(_)
             | Command::Nbd(_)
+            | Command::Tunnel(_)
             | Command::Doctor(_)
             | Command::Demo(_)
             | Command::Completions { .. }

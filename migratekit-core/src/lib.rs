@@ -151,8 +151,8 @@ pub mod units;
 
 // The front door: catalog, key and platforms joined.
 pub use engine::{
-    AddOutcome, Added, ContextDetail, Credential, CredentialChange, Discovered, Engine, EngineBuilder, JobDetail, JobEvents,
-    JobFilter, NewCredential, Page, ReplicationJob, ReplicationLine, ReplicationReport, Running, Tested, Which,
+    AddOutcome, Added, ContextDetail, Credential, CredentialChange, Discovered, Engine, EngineBuilder, JobDetail, JobEvents, JobFilter,
+    NewCredential, Page, ReplicationJob, ReplicationLine, ReplicationReport, Running, Tested, Which,
 };
 
 // The nouns of the domain, and their ids.

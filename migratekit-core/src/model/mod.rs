@@ -76,9 +76,7 @@ pub use journal::{EffectMove, Journal, JournalStep, Move, RemovalMove, effect_mo
 pub use recovery::{ASKS, Decision, FinalReport, Leave, Lost, OtherSide, Owner, Proof, RecoveryFacts, UNREACHABLE_LIMIT, decide};
 
 // What people see of it.
-pub use feed::{
-    ActiveJob, ContextCursor, ContextItem, ContextPage, FEED_PAGE, FEED_VERSION, FeedCursor, FeedItem, FeedPage, FeedRow,
-};
+pub use feed::{ActiveJob, ContextCursor, ContextItem, ContextPage, FEED_PAGE, FEED_VERSION, FeedCursor, FeedItem, FeedPage, FeedRow};
 pub use summary::OperationSummary;
 
 // The world outside, and who may come in.
