@@ -6,5 +6,6 @@
 mod crash;
 mod disks;
 mod flow;
+mod outage;
 mod refusals;
 mod rig;
