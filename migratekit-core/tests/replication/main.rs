@@ -10,6 +10,7 @@ mod flow;
 mod foreign;
 mod given_up;
 mod leaving;
+mod outage;
 mod pausing;
 mod refusals;
 mod rig;
