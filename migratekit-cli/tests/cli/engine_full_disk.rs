@@ -33,7 +33,7 @@ fn disk(home: &Home) -> &SmallDisk {
 
 /// How much is in use there.
 fn used(home: &Home) -> u64 {
-    let stat = rustix::fs::statvfs(&disk(home).outside()).unwrap();
+    let stat = rustix::fs::statvfs(disk(home).outside()).unwrap();
     (stat.f_blocks - stat.f_bfree) * stat.f_frsize
 }
 
