@@ -272,9 +272,10 @@ async fn events_rise_and_are_followed(store: Store) {
     assert_eq!(call!(store, |tx| tx.events().last()).unwrap(), numbers.last().copied());
     let first = call!(store, |tx| tx.events().after(None)).unwrap();
     assert_eq!((first.len(), first[0].id, &first[7].data), (500, numbers[0], &serde_json::json!({ "n": 7 })));
-    let rest = call!(store, |tx| tx.events().after(Some(first[499].id))).unwrap();
+    let (last, hundredth) = (first[499].id, numbers[100]);
+    let rest = call!(store, |tx| tx.events().after(Some(last))).unwrap();
     assert_eq!(rest.iter().map(|event| event.id).collect::<Vec<_>>(), numbers[500..]);
-    let of_job = call!(store, |tx| tx.events().of_job_after(id, Some(numbers[100]))).unwrap();
+    let of_job = call!(store, |tx| tx.events().of_job_after(id, Some(hundredth))).unwrap();
     assert_eq!((of_job.len(), of_job[0].id), (204, numbers[102]));
 }
 
@@ -301,12 +302,14 @@ async fn lines_of_a_log_outlive_their_job(store: Store) {
     call!(store, |tx| tx.logs().append(&[])).unwrap();
     let told = call!(store, |tx| tx.logs().of_job(id, None)).unwrap();
     assert_eq!((told.len(), told[0].message.as_str(), told[0].level, told[0].phase.as_deref()), (1, "loud", LogLevel::Warn, Some("copy")));
-    assert!(call!(store, |tx| tx.logs().of_job(id, Some(told[0].id))).unwrap().is_empty());
+    let last = told[0].id;
+    assert!(call!(store, |tx| tx.logs().of_job(id, Some(last))).unwrap().is_empty());
     let all = call!(store, |tx| tx.logs().after(None)).unwrap();
     let jobs: Vec<_> = all.iter().map(|event| (event.message.as_str(), event.job.as_ref())).collect();
     assert_eq!(jobs, [("quiet", Some(id)), ("loud", Some(id)), ("of nobody", None), ("of one that is gone", None)]);
     assert_eq!((all[1].step, all[1].at, &all[1].attrs), (Some(step), at(5), &Some(serde_json::json!({ "disk": "ß" }))));
-    assert_eq!(call!(store, |tx| tx.logs().after(Some(all[2].id))).unwrap(), all[3..]);
+    let third = all[2].id;
+    assert_eq!(call!(store, |tx| tx.logs().after(Some(third))).unwrap(), all[3..]);
     change(&store, &format!("DELETE FROM job_tracking WHERE id = '{id}'")).await.unwrap();
     let kept = call!(store, |tx| tx.logs().after(None)).unwrap();
     assert!(kept.len() == 4 && kept.iter().all(|event| event.job.is_none() && event.step.is_none()));
