@@ -5,13 +5,17 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::jobs::summary;
 use super::page::{self, Page};
 use super::{Engine, credentials};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ContextId, DiskKey, JobId, VolumeId};
 use crate::inventory::{self, AddOutcome};
-use crate::model::{Context, ContextCursor, ContextItem, ContextStatus, ContextTrigger, Disk, EventKind, Point, PointStatus, Volume};
+use crate::model::{
+    Context, ContextCursor, ContextItem, ContextStatus, ContextTrigger, Disk, EventKind, OperationSummary, Point, Volume, hold_one_point,
+    ready_for_failover,
+};
 use crate::platform::{Inventory, Machine, Target, VolumeTag};
 use crate::store::{NewEvent, Tx};
 
@@ -24,7 +28,7 @@ const REMOVE: &str = "end the management of a VM";
 /// The VMs of an engine's catalog.
 #[derive(Debug, Clone)]
 pub struct Contexts {
-    engine: Engine,
+    pub(super) engine: Engine,
 }
 
 /// Which machines of a source.
@@ -57,6 +61,8 @@ pub struct ContextDetail {
     pub point: Option<Point>,
     /// The job that holds it.
     pub active_job: Option<JobId>,
+    /// How its last operation went, or how the present one stands.
+    pub last_operation: Option<OperationSummary>,
     /// Its disks, by key.
     pub disks: Vec<DiskLine>,
 }
@@ -183,18 +189,20 @@ impl Contexts {
         let id = &context.id;
         let read = self.engine.store().read("read a VM", |tx| async move {
             let (disks, volumes) = (tx.replicas().disks(id).await?, tx.replicas().volumes(id).await?);
-            Ok((disks, volumes, tx.replicas().point(id).await?.map(|(point, _)| point), tx.jobs().active_of(id).await?))
+            let point = tx.replicas().point(id).await?;
+            Ok((disks, volumes, point, tx.jobs().active_of(id).await?, summary(&tx, id).await?))
         });
-        let (disks, volumes, point, active_job) = read.await?;
+        let (disks, volumes, point, active_job, last_operation) = read.await?;
         let target = self.engine.target_of(&context).await;
         let mut lines = Vec::new();
         for disk in disks {
             let size = volumes.iter().find(|volume| Some(&volume.id) == disk.volume.as_ref()).map_or(0, |volume| volume.size_bytes);
             lines.push(line(disk, size, target.as_ref().ok()).await);
         }
-        let ready_for_failover =
-            context.status == ContextStatus::ReadyForFailover || point.as_ref().is_some_and(|point| point.status == PointStatus::Applied);
-        Ok(ContextDetail { ready_for_failover, point, active_job, disks: lines, context })
+        let has_point = point.as_ref().is_some_and(|(point, held)| hold_one_point(point, held));
+        let ready_for_failover = ready_for_failover(context.status, has_point);
+        let point = point.map(|(point, _)| point);
+        Ok(ContextDetail { ready_for_failover, point, active_job, last_operation, disks: lines, context })
     }
 
     /// Ends the management of a VM, and with `with_volumes` removes its volumes first: the replica is then lost. Its jobs stay, for history.

@@ -139,6 +139,12 @@ impl Replicas<'_> {
         self.0.sql("store a volume's size", text).bind(size_bytes).bind(id).run_found("there is no such volume").await
     }
 
+    /// The generation of the volume's ledger as a point is committed to it: what comes past the ledger later raises it above this.
+    pub async fn set_generation(&self, id: &VolumeId, generation: u64) -> Result<()> {
+        let text = format!("UPDATE ossea_volumes SET generation = ?, updated_at = {} WHERE volume_id = ?", self.now());
+        self.0.sql("store a volume's generation", text).bind(generation).bind(id).run_found("there is no such volume").await
+    }
+
     /// Forgets the volume of a disk; there may be none. [`ErrorKind::Busy`] when a point is in it.
     pub async fn forget_volume(&self, context: &ContextId, disk: DiskKey) -> Result<()> {
         const FORGET: &str = "forget a volume";

@@ -79,15 +79,16 @@ impl Replications<'_> {
         changed(statement.run().await?, job)
     }
 
-    /// How far it is, in all and in bytes.
-    pub async fn progress(&self, job: &JobId, percent: Percent, bytes_done: u64, bytes_total: u64) -> Result<()> {
+    /// How far it is; bytes that were written, zeros among them; bytes to deal with.
+    pub async fn progress(&self, job: &JobId, percent: Percent, bytes_written: u64, bytes_total: u64) -> Result<()> {
         let text = format!(
             "UPDATE replication_jobs SET progress_percent = CASE WHEN progress_percent > ? THEN progress_percent ELSE ? END, \
              bytes_transferred = CASE WHEN ? > 0 THEN ? ELSE bytes_transferred END, total_bytes = CASE WHEN ? > 0 THEN ? ELSE total_bytes END, \
              updated_at = {} WHERE id = ?",
             self.now()
         );
-        let statement = self.0.sql("store how far a replication is", text).bind(percent).bind(percent).bind(bytes_done).bind(bytes_done);
+        let statement =
+            self.0.sql("store how far a replication is", text).bind(percent).bind(percent).bind(bytes_written).bind(bytes_written);
         statement.bind(bytes_total).bind(bytes_total).bind(job).run_found("there is no such replication").await
     }
 

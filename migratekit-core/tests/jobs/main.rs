@@ -3,9 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "a test may fail")]
 
 mod child;
+mod clock_step;
 mod cost;
 mod crash;
+mod fence;
 mod following;
+mod mover;
 mod outage;
 mod processes;
 mod recovering;

@@ -6,6 +6,7 @@ mod complete;
 mod contexts;
 mod dump;
 mod jobs;
+mod logs;
 mod others;
 mod refusals;
 mod replicas;
