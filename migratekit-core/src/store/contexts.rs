@@ -155,8 +155,10 @@ impl Contexts<'_> {
     /// [`ErrorKind::NotFound`]; [`ErrorKind::Busy`], naming the job, while one of it is active.
     pub async fn hold(&self, id: &ContextId) -> Result<Context> {
         const HOLD: &str = "hold a VM";
-        let text = format!("SELECT {COLUMNS} FROM vm_replication_contexts WHERE context_id = ?{}", dialect::for_update(self.0.backend()));
-        let vm = self.0.sql(HOLD, text).bind(id).one(NO_VM, read).await.map_err(|error| error.with("context", id))?;
+        // A write, so that a cluster too sees that it and the begin of a job, which writes this row, cannot both be.
+        let text = format!("UPDATE vm_replication_contexts SET updated_at = {} WHERE context_id = ?", dialect::now(self.0.backend()));
+        self.0.sql(HOLD, text).bind(id).run_found(NO_VM).await.map_err(|error| error.with("context", id))?;
+        let vm = self.get(id).await?;
         match self.0.jobs().active_of(id).await? {
             Some(job) => Err(Error::new(ErrorKind::Busy, HOLD, "a job of it is active; cancel it or wait for it")
                 .with("VM", vm.vm_name)

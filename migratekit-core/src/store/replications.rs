@@ -40,9 +40,13 @@ impl Replications<'_> {
     /// # Errors
     /// [`ErrorKind::Busy`]: the VM's replica was given up, and is being removed.
     pub async fn begin(&self, job: &JobId, of: &Context, mode: ReplicationMode) -> Result<()> {
-        let text = "SELECT COUNT(*) AS n FROM ossea_volumes WHERE vm_context_id = ? AND status = ?";
+        // As it is now, not as this transaction's snapshot has it: the removal may have begun since.
+        let text = format!(
+            "SELECT volume_id FROM ossea_volumes WHERE vm_context_id = ? AND status = ? LIMIT 1{}",
+            dialect::for_update(self.0.backend())
+        );
         let going = self.0.sql("begin a replication", text).bind(&of.id).bind(VolumeStatus::Destroy.code());
-        if going.one("nothing was counted", |row| row.number::<u64>("n")).await? > 0 {
+        if going.first(|row| row.text("volume_id")).await?.is_some() {
             let text = "its replica was given up; finish that with `migratekit vm remove --with-volumes`, then add it again";
             return Err(Error::new(ErrorKind::Busy, "begin a replication", text).with("VM", &of.vm_name));
         }

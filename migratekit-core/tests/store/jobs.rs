@@ -4,18 +4,18 @@ use std::time::Duration;
 
 use migratekit_core::id::{Epoch, JobId, RunnerId};
 use migratekit_core::model::{EventKind, IntentStatus, Job, JobKind, JobStatus, LogLevel, Percent, StepStatus};
-use migratekit_core::store::{JobFailure, JobNote, JobSearch, NewEvent, NewIntent, NewJob, NewLogLine, NewRunner, StepNote};
+use migratekit_core::store::{JobFailure, JobNote, NewEvent, NewIntent, NewJob, NewLogLine, NewRunner, StepNote};
 use migratekit_core::testing::catalog::{ask, change};
 use migratekit_core::{ErrorKind, Store, Tx, on_both_catalogs};
 
-use crate::rows::{add_vm, at, call, vm};
+use crate::rows::{add_job, add_vm, at, call, vm};
 
 on_both_catalogs! {
     a_job_is_taken_by_one_and_held_by_its_epoch,
     a_lease_is_renewed_and_runs_out,
     a_job_changes_from_the_state_it_was_seen_in,
     what_a_job_is_asked_and_shows,
-    lists_of_jobs_are_paged,
+    a_job_that_needs_a_person_holds_its_vm_back,
     steps_keep_what_the_next_attempt_needs,
     an_intent_is_open_until_it_is_marked,
     events_rise_and_are_followed,
@@ -164,38 +164,19 @@ async fn what_a_job_is_asked_and_shows(store: Store) {
     assert!(missing.iter().all(|result| result.as_ref().unwrap_err().kind() == ErrorKind::NotFound), "{missing:?}");
 }
 
-async fn lists_of_jobs_are_paged(store: Store) {
+async fn a_job_that_needs_a_person_holds_its_vm_back(store: Store) {
     let vm = &vm("web", "vm-1");
     add_vm(&store, vm).await.unwrap();
-    let input = &serde_json::json!({});
-    let mut ids = Vec::new();
-    for n in 0..5 {
-        let context = (n == 4).then_some(&vm.id);
-        let id = JobId::generate();
-        begin(&store, &NewJob { id: &id, kind: JobKind::Discovery, context, parent: None, input, by: None }).await;
-        ids.push(id);
+    let pass = add_job(&store, Some(&vm.id), None, JobStatus::NeedsAttention, 1).await.unwrap();
+    assert_eq!(call!(store, |tx| tx.jobs().holding_back(&vm.id)).unwrap(), None, "the next pass mends what {pass} left");
+    let mut newest = pass;
+    for at in [2, 3] {
+        newest = add_job(&store, Some(&vm.id), None, JobStatus::NeedsAttention, at).await.unwrap();
+        change(&store, &format!("UPDATE job_tracking SET operation = 'test_failover' WHERE id = '{newest}'")).await.unwrap();
     }
-    ids.reverse();
-    change(&store, &format!("UPDATE job_tracking SET status = 'failed' WHERE id = '{}'", ids[2])).await.unwrap();
-    let (mut seen, mut last) = (Vec::new(), None);
-    loop {
-        let after = &last;
-        let search = &JobSearch { after: after.as_ref().map(|(time, id)| (*time, id)), ..JobSearch::default() };
-        let page = call!(store, |tx| tx.job_lists().jobs(search, 2)).unwrap();
-        let Some(end) = page.last() else { break };
-        last = Some((end.created_at, end.id.clone()));
-        seen.extend(page.into_iter().map(|row| row.id));
-    }
-    assert_eq!(seen, ids, "newest first, each once");
-    let of = |search: JobSearch<'static>| {
-        let store = &store;
-        async move { call!(store, |tx| tx.job_lists().jobs(&search, 10)).unwrap().into_iter().map(|row| row.id).collect::<Vec<_>>() }
-    };
-    assert_eq!(of(JobSearch { active: true, ..JobSearch::default() }).await.len(), 4);
-    assert_eq!(of(JobSearch { status: Some(JobStatus::Failed), ..JobSearch::default() }).await, ids[2..3]);
-    let search = &JobSearch { context: Some(&vm.id), ..JobSearch::default() };
-    let rows = call!(store, |tx| tx.job_lists().jobs(search, 10)).unwrap();
-    assert_eq!((rows.len(), rows[0].vm_name.as_deref(), &rows[0].id), (1, Some("web"), &ids[0]));
+    assert_eq!(call!(store, |tx| tx.jobs().holding_back(&vm.id)).unwrap(), Some(newest));
+    change(&store, "UPDATE job_tracking SET status = 'failed'").await.unwrap();
+    assert_eq!(call!(store, |tx| tx.jobs().holding_back(&vm.id)).unwrap(), None);
 }
 
 async fn steps_keep_what_the_next_attempt_needs(store: Store) {
@@ -272,9 +253,10 @@ async fn events_rise_and_are_followed(store: Store) {
     assert_eq!(call!(store, |tx| tx.events().last()).unwrap(), numbers.last().copied());
     let first = call!(store, |tx| tx.events().after(None)).unwrap();
     assert_eq!((first.len(), first[0].id, &first[7].data), (500, numbers[0], &serde_json::json!({ "n": 7 })));
-    let rest = call!(store, |tx| tx.events().after(Some(first[499].id))).unwrap();
+    let (last, hundredth) = (first[499].id, numbers[100]);
+    let rest = call!(store, |tx| tx.events().after(Some(last))).unwrap();
     assert_eq!(rest.iter().map(|event| event.id).collect::<Vec<_>>(), numbers[500..]);
-    let of_job = call!(store, |tx| tx.events().of_job_after(id, Some(numbers[100]))).unwrap();
+    let of_job = call!(store, |tx| tx.events().of_job_after(id, Some(hundredth))).unwrap();
     assert_eq!((of_job.len(), of_job[0].id), (204, numbers[102]));
 }
 
@@ -301,12 +283,14 @@ async fn lines_of_a_log_outlive_their_job(store: Store) {
     call!(store, |tx| tx.logs().append(&[])).unwrap();
     let told = call!(store, |tx| tx.logs().of_job(id, None)).unwrap();
     assert_eq!((told.len(), told[0].message.as_str(), told[0].level, told[0].phase.as_deref()), (1, "loud", LogLevel::Warn, Some("copy")));
-    assert!(call!(store, |tx| tx.logs().of_job(id, Some(told[0].id))).unwrap().is_empty());
+    let last = told[0].id;
+    assert!(call!(store, |tx| tx.logs().of_job(id, Some(last))).unwrap().is_empty());
     let all = call!(store, |tx| tx.logs().after(None)).unwrap();
     let jobs: Vec<_> = all.iter().map(|event| (event.message.as_str(), event.job.as_ref())).collect();
     assert_eq!(jobs, [("quiet", Some(id)), ("loud", Some(id)), ("of nobody", None), ("of one that is gone", None)]);
     assert_eq!((all[1].step, all[1].at, &all[1].attrs), (Some(step), at(5), &Some(serde_json::json!({ "disk": "ß" }))));
-    assert_eq!(call!(store, |tx| tx.logs().after(Some(all[2].id))).unwrap(), all[3..]);
+    let third = all[2].id;
+    assert_eq!(call!(store, |tx| tx.logs().after(Some(third))).unwrap(), all[3..]);
     change(&store, &format!("DELETE FROM job_tracking WHERE id = '{id}'")).await.unwrap();
     let kept = call!(store, |tx| tx.logs().after(None)).unwrap();
     assert!(kept.len() == 4 && kept.iter().all(|event| event.job.is_none() && event.step.is_none()));
@@ -322,8 +306,13 @@ async fn a_runner_lives_and_is_forgotten(store: Store) {
     assert_eq!((first.heartbeats, first.pid, first.host.as_str()), (1, 7, "host ß"));
     let seen = &job(&store).await;
     call!(store, |tx| tx.jobs().claim(seen, JobStatus::Running, three, LONG)).unwrap().unwrap();
-    assert_eq!(call!(store, |tx| tx.runners().sweep(LONG)).unwrap(), 0);
+    assert_eq!(call!(store, |tx| tx.runners().sweep(LONG, 100)).unwrap(), 0);
     change(&store, "UPDATE runners SET seen_at = 1").await.unwrap();
-    assert_eq!(call!(store, |tx| tx.runners().sweep(LONG)).unwrap(), 2);
+    for _ in 0..2 {
+        assert_eq!(call!(store, |tx| tx.runners().sweep(LONG, 1)).unwrap(), 1, "no more than it is asked to");
+    }
+    assert_eq!(call!(store, |tx| tx.runners().sweep(LONG, 1)).unwrap(), 0);
+    assert_eq!(call!(store, |tx| tx.runners().find(one)).unwrap(), None);
+    assert_eq!(call!(store, |tx| tx.runners().find(three)).unwrap().map(|runner| runner.pid), Some(7));
     assert_eq!(ask(&store, "SELECT id AS value FROM runners").await.unwrap(), [Some(three.to_string())], "it holds a job");
 }

@@ -42,7 +42,7 @@ async fn a_credential_is_saved_changed_and_used(store: Store) {
     assert_eq!(all.iter().map(|c| (c.name.as_str(), c.is_default)).collect::<Vec<_>>(), [("a", false), ("b", true)], "one default");
     call!(store, |tx| tx.credentials().used(b)).unwrap();
     call!(store, |tx| tx.credentials().used(b)).unwrap();
-    let used = call!(store, |tx| tx.credentials().by_name("b")).unwrap().unwrap();
+    let used = &call!(store, |tx| tx.credentials().by_name("b")).unwrap().unwrap();
     assert!(used.usage_count == 2 && used.last_used.is_some());
 
     let changed = &VmwareCredential {
@@ -72,7 +72,7 @@ async fn a_credential_is_saved_changed_and_used(store: Store) {
         call!(store, |tx| tx.credentials().used(b)),
         call!(store, |tx| tx.credentials().set_password(b, password)),
         call!(store, |tx| tx.credentials().set_default(b)),
-        call!(store, |tx| tx.credentials().update(&used)),
+        call!(store, |tx| tx.credentials().update(used)),
     ];
     assert!(missing.iter().all(|result| result.as_ref().unwrap_err().kind() == ErrorKind::NotFound), "{missing:?}");
 }

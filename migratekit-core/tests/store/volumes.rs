@@ -30,8 +30,8 @@ on_both_catalogs! {
 
 /// A VM with a volume for each of `count` disks.
 async fn volumes(store: &Store, count: u32) -> (Context, JobId, Vec<VolumeId>) {
-    let vm = vm("web", "vm-1");
-    add_vm(store, &vm).await.unwrap();
+    let vm = &vm("web", "vm-1");
+    add_vm(store, vm).await.unwrap();
     let job = add_job(store, Some(&vm.id), None, JobStatus::Running, 1).await.unwrap();
     let mut made = Vec::new();
     for n in 0..count {
@@ -51,11 +51,11 @@ async fn volumes(store: &Store, count: u32) -> (Context, JobId, Vec<VolumeId>) {
         call!(store, |tx| tx.replicas().add_volume(new)).unwrap();
         made.push(id);
     }
-    (vm, job, made)
+    (vm.clone(), job, made)
 }
 
 async fn a_volume_changes_from_the_state_it_was_seen_in(store: Store) {
-    let (_, _, ids) = volumes(&store, 3).await;
+    let (_, _, ids) = &volumes(&store, 3).await;
     let seen = &call!(store, |tx| tx.volumes().get(&ids[0])).unwrap();
     assert_eq!(call!(store, |tx| tx.volumes().change(seen, VolumeTrigger::Attach)).unwrap(), VolumeStatus::Attached);
     assert_eq!(call!(store, |tx| tx.volumes().change(seen, VolumeTrigger::Attach)).unwrap_err().kind(), ErrorKind::Changed);
@@ -82,7 +82,8 @@ async fn a_volume_changes_from_the_state_it_was_seen_in(store: Store) {
     assert_eq!((gone.snapshot_status, gone.snapshot_id, gone.snapshot_created_at), (SnapshotStatus::None, None, None));
 
     let first = call!(store, |tx| tx.volumes().page(None, 2)).unwrap();
-    let rest = call!(store, |tx| tx.volumes().page(Some(first[1].row), 2)).unwrap();
+    let second = first[1].row;
+    let rest = call!(store, |tx| tx.volumes().page(Some(second), 2)).unwrap();
     assert_eq!(first.iter().chain(&rest).map(|volume| &volume.id).collect::<Vec<_>>(), ids.iter().collect::<Vec<_>>());
     let nobody = &VolumeId::generate();
     let missing = call!(store, |tx| tx.volumes().get(nobody)).unwrap_err();
@@ -90,7 +91,7 @@ async fn a_volume_changes_from_the_state_it_was_seen_in(store: Store) {
 }
 
 async fn a_write_past_the_export_voids_the_ledger(store: Store) {
-    let (_, _, ids) = volumes(&store, 1).await;
+    let (_, _, ids) = &volumes(&store, 1).await;
     let id = &ids[0];
     for _ in 0..2 {
         call!(store, |tx| tx.volumes().keep_ledger(id, "/v/ledger.0")).unwrap();
@@ -115,7 +116,7 @@ fn device<'a>(volume: &'a VolumeId, vm_id: &'a str) -> NewDevice<'a> {
 }
 
 async fn a_device_is_one_volumes(store: Store) {
-    let (vm, _, ids) = volumes(&store, 2).await;
+    let (vm, _, ids) = &volumes(&store, 2).await;
     let (one, two) = (&device(&ids[0], "oma"), &device(&ids[1], "oma"));
     let first = &call!(store, |tx| tx.devices().attach(one)).unwrap();
     assert_eq!((&first.context, first.cloud_device_id, first.device_path.as_ref(), first.seen_here), (&vm.id, Some(3), None, false));
@@ -134,7 +135,7 @@ async fn a_device_is_one_volumes(store: Store) {
     let now = call!(store, |tx| tx.devices().of_volume(&ids[0])).unwrap().unwrap();
     assert_eq!((now.cloud_state.as_str(), now.cloud_device_id, now.last_sync.is_some(), now.seen_here), ("Allocated", None, true, false));
     assert_eq!(call!(store, |tx| tx.devices().of_machine("oma")).unwrap().len(), 2);
-    let all = call!(store, |tx| tx.devices().page(None)).unwrap();
+    let all = &call!(store, |tx| tx.devices().page(None)).unwrap();
     assert_eq!((all.len(), call!(store, |tx| tx.devices().page(Some(&all[0].id))).unwrap().len()), (2, 1));
     call!(store, |tx| tx.devices().detach(&ids[0])).unwrap();
     assert_eq!(call!(store, |tx| tx.devices().of_volume(&ids[0])).unwrap(), None);
@@ -150,7 +151,7 @@ async fn a_device_is_one_volumes(store: Store) {
 }
 
 async fn a_volume_goes_over_and_comes_back(store: Store) {
-    let (_, _, ids) = volumes(&store, 1).await;
+    let (_, _, ids) = &volumes(&store, 1).await;
     let new = &device(&ids[0], "oma");
     let here = &call!(store, |tx| tx.devices().attach(new)).unwrap();
     call!(store, |tx| tx.devices().found(here, Some("/dev/vdb"))).unwrap();
@@ -162,7 +163,7 @@ async fn a_volume_goes_over_and_comes_back(store: Store) {
 }
 
 async fn what_is_mounted_is_known_until_it_is_not(store: Store) {
-    let (_, job, ids) = volumes(&store, 2).await;
+    let (_, job, ids) = &volumes(&store, 2).await;
     let rows = call!(store, |tx| tx.volumes().page(None, 10)).unwrap();
     let mount = |n: usize, job: Option<&JobId>| VolumeMount {
         volume: rows[n].row,
@@ -174,12 +175,12 @@ async fn what_is_mounted_is_known_until_it_is_not(store: Store) {
         mounted_at: at(5),
         unmounted_at: None,
     };
-    let (first, second) = (&mount(0, Some(&job)), &mount(1, None));
+    let (first, second) = (&mount(0, Some(job)), &mount(1, None));
     for new in [first, second] {
         call!(store, |tx| tx.mounts().mounted(new)).unwrap();
     }
     assert_eq!(call!(store, |tx| tx.mounts().open(None)).unwrap(), [first.clone(), second.clone()]);
-    assert_eq!(call!(store, |tx| tx.mounts().open(Some(&job))).unwrap(), std::slice::from_ref(first));
+    assert_eq!(call!(store, |tx| tx.mounts().open(Some(job))).unwrap(), std::slice::from_ref(first));
     call!(store, |tx| tx.mounts().unmounted(first.volume, "/mnt/ß")).unwrap();
     assert_eq!(call!(store, |tx| tx.mounts().unmounted(first.volume, "/mnt/ß")).unwrap_err().kind(), ErrorKind::NotFound);
     assert_eq!(call!(store, |tx| tx.mounts().open(None)).unwrap(), std::slice::from_ref(second));
@@ -260,7 +261,7 @@ async fn operations_are_searched_by_pages(store: Store) {
 async fn figures_are_counted_and_kept(store: Store) {
     let empty = call!(store, |tx| tx.metrics().take()).unwrap();
     assert_eq!((empty.operations, empty.pending, empty.mean_ms, empty.failed_percent), (0, 0, 0.0, 0.0));
-    let (_, _, ids) = volumes(&store, 1).await;
+    let (_, _, ids) = &volumes(&store, 1).await;
     let new = &device(&ids[0], "oma");
     call!(store, |tx| tx.devices().attach(new)).unwrap();
     for _ in 0..4 {
