@@ -209,11 +209,11 @@ pub(crate) enum VmCommand {
         /// Its name or id
         vm: String,
     },
-    /// End its management; the record of it is removed
+    /// End its management; the record of it is removed, its jobs stay. Refused while volumes of it exist, unless they are removed with it
     Remove {
         /// Its name or id
         vm: String,
-        /// Remove its volumes too: the replica is lost
+        /// Remove its volumes first: the replica is lost. Called again after an interruption, it goes on
         #[arg(long)]
         with_volumes: bool,
     },

@@ -26,8 +26,8 @@ pub(crate) async fn run(global: &Global, args: VmArgs) -> Result<()> {
         VmCommand::Remove { vm, with_volumes } => {
             let removed = engine.contexts().remove(&vm, with_volumes).await?;
             output::result(global, &removed, |removed| {
-                let kept = removed.volumes_kept.iter().map(|volume| format!("\nkept     {}", plain(&volume.display().to_string())));
-                format!("removed  {} ({}){}", plain(&removed.vm_name), removed.context, kept.collect::<String>())
+                let volumes = removed.volumes_removed.iter().map(|volume| format!("\nremoved  {volume}"));
+                format!("removed  {} ({}){}", plain(&removed.vm_name), removed.context, volumes.collect::<String>())
             })
         }
     }

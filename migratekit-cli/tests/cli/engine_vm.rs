@@ -98,3 +98,54 @@ fn lists_are_paged() {
     home.refuse(&["vm", "list", "--limit", "501"], 3, &["1 to 500"]);
     home.refuse(&["vm", "list", "--after", "nonsense"], 3, &["cursor"]);
 }
+
+/// The volumes of a VM, on disk.
+fn volumes(home: &Home) -> Vec<std::path::PathBuf> {
+    let mut found: Vec<_> = fs::read_dir(home.path("site").join("volumes")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    found.retain(|path| path.join("volume.json").exists());
+    found
+}
+
+#[test]
+fn a_vm_goes_only_with_its_volumes_and_an_interrupted_removal_goes_on() {
+    let home = Home::new();
+    home.make_machine("web-01", &[2 * MIB, MIB], 1);
+    home.manage_all();
+    home.succeed(&["replicate", "web-01", "--full"]);
+    let replicas = home.replicas("web-01");
+    home.refuse(&["vm", "remove", "web-01"], 6, &["volumes that hold its replica", "--with-volumes", "web-01"]);
+    assert_eq!(home.json(&["vm", "show", "web-01"])["ready_for_failover"], true, "a refusal changes nothing");
+
+    // One more volume that carries the VM's tag, and that no row knows: it goes too.
+    let (known, stray) = (volumes(&home).remove(0), home.path("site").join("volumes").join("vol-00000000-0000-7000-8000-000000000000"));
+    fs::create_dir(&stray).unwrap();
+    for entry in fs::read_dir(&known).unwrap().map(Result::unwrap).filter(|entry| entry.file_type().unwrap().is_file()) {
+        fs::copy(entry.path(), stray.join(entry.file_name())).unwrap();
+    }
+    let record = fs::read_to_string(known.join("volume.json")).unwrap();
+    let id = |path: &std::path::Path| path.file_name().unwrap().to_str().unwrap().to_owned();
+    fs::write(stray.join("volume.json"), record.replace(&id(&known), &id(&stray))).unwrap();
+
+    // Somebody has the second disk's volume open: the first is gone by then, and nothing says that there is a replica.
+    let open = fs::OpenOptions::new().write(true).open(&replicas[1]).unwrap();
+    rustix::fs::flock(&open, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    home.refuse(&["vm", "remove", "web-01", "--with-volumes"], 6, &["open for writing"]);
+    assert!(!replicas[0].exists() && replicas[1].exists());
+    let vm = home.json(&["vm", "show", "web-01"]);
+    assert_eq!((vm["context"]["status"].as_str(), vm["ready_for_failover"].as_bool()), (Some("cleanup_required"), Some(false)));
+    assert!(vm["point"].is_null() && vm["disks"][0]["volume"].is_null() && vm["disks"][1]["change_id"].is_null(), "{vm}");
+    home.refuse(&["replicate", "web-01"], 3, &["cleanup_required"]);
+    home.refuse(&["vm", "remove", "web-01"], 6, &["--with-volumes"]);
+    drop(open);
+
+    let removed = home.json(&["vm", "remove", "web-01", "--with-volumes"]);
+    assert_eq!(removed["volumes_removed"].as_array().unwrap().len(), 2, "what was left, and the stray: {removed}");
+    assert!(volumes(&home).is_empty() && !stray.exists());
+    assert_eq!(home.json(&["vm", "list"])["items"].as_array().unwrap().len(), 0);
+    let jobs = home.json(&["job", "list"]);
+    assert_eq!((jobs["items"][0]["vm_name"].as_str(), jobs["items"][0]["status"].as_str()), (Some("web-01"), Some("completed")));
+
+    home.succeed(&["vm", "add", "lab", "--all"]);
+    home.succeed(&["replicate", "web-01"]);
+    assert_eq!(home.json(&["vm", "show", "web-01"])["ready_for_failover"], true);
+}

@@ -11,9 +11,12 @@ use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ContextId, DiskKey, JobId, VolumeId};
 use crate::inventory::{self, AddOutcome};
-use crate::model::{Context, ContextStatus, Disk, EventKind, JobStatus, Percent, Point, PointStatus};
+use crate::model::{Context, ContextStatus, ContextTrigger, Disk, EventKind, JobStatus, Percent, Point, PointStatus, Volume};
 use crate::platform::{Inventory, Machine, Target, VolumeTag};
-use crate::store::{NewEvent, VmRow};
+use crate::store::{NewEvent, Tx, VmRow};
+
+/// What [`Contexts::remove`] does, for its errors.
+const REMOVE: &str = "end the management of a VM";
 
 /// The VMs of an engine's catalog.
 #[derive(Debug, Clone)]
@@ -138,8 +141,6 @@ pub struct RemovedContext {
     pub vm_name: String,
     /// Volumes that were removed with it.
     pub volumes_removed: Vec<VolumeId>,
-    /// Volumes that are still there.
-    pub volumes_kept: Vec<PathBuf>,
 }
 
 /// An error when a machine that was named could not be managed; what else was done stays done.
@@ -236,40 +237,64 @@ impl Contexts {
         Ok(ContextDetail { ready_for_failover, point, active_job, disks: lines, context })
     }
 
-    /// Ends the management of a VM, and with `with_volumes` removes its volumes: the replica is then lost. Its jobs stay, for history.
+    /// Ends the management of a VM, and with `with_volumes` removes its volumes first: the replica is then lost. Its jobs stay, for history.
+    ///
+    /// Before the first volume goes it is written down that the replica is given up; the VM needs cleanup from then on. So what is
+    /// interrupted is not forgotten: called again it goes on.
     ///
     /// # Errors
-    /// Those of [`Contexts::find`]; [`ErrorKind::Busy`] while a job holds it; those of removing volumes, which may be repeated.
+    /// Those of [`Contexts::find`]; [`ErrorKind::Busy`] while a job holds it, while something outside is known by it alone (volumes, without
+    /// `with_volumes`), or while somebody has one of its volumes open; those of removing volumes.
     pub async fn remove(&self, name_or_id: &str, with_volumes: bool) -> Result<RemovedContext> {
-        const REMOVE: &str = "end the management of a VM";
-        let detail = self.detail(name_or_id).await?;
-        let busy = |job: &JobId| Error::new(ErrorKind::Busy, REMOVE, "a job of it is active; end that first").with("job", job);
-        if let Some(job) = &detail.active_job {
-            return Err(busy(job));
-        }
-        let volumes: Vec<VolumeLine> = detail.disks.into_iter().filter_map(|disk| disk.volume).collect();
-        let (mut volumes_removed, mut volumes_kept) = (Vec::new(), Vec::new());
-        if with_volumes {
-            let target = self.engine.target_of(&detail.context).await?;
-            for volume in volumes {
-                target.remove_volume(&volume.id).await?;
-                volumes_removed.push(volume.id);
-            }
-        } else {
-            volumes_kept.extend(volumes.into_iter().filter_map(|volume| volume.path));
-        }
-        let context = &detail.context;
+        let context = &self.find(name_or_id).await?;
+        let volumes_removed = if with_volumes { self.remove_volumes(context).await? } else { Vec::new() };
         let removed = self.engine.store().write(REMOVE, |tx| async move {
-            if let Some(job) = tx.jobs().active_of(&context.id).await? {
-                return Err(busy(&job));
-            }
-            tx.vms().remove(&context.id).await?;
+            tx.contexts().remove(&context.id).await?;
             let data = serde_json::json!({ "vm_name": context.vm_name, "was": context.id });
             tx.events().append(&NewEvent { kind: EventKind::ContextRemoved, job: None, context: None, data }).await
         });
         removed.await?;
-        Ok(RemovedContext { context: detail.context.id, vm_name: detail.context.vm_name, volumes_removed, volumes_kept })
+        Ok(RemovedContext { context: context.id.clone(), vm_name: context.vm_name.clone(), volumes_removed })
     }
+
+    /// Removes the volumes of a VM, those that only their tag tells of included. A row goes when its volume is gone.
+    async fn remove_volumes(&self, context: &Context) -> Result<Vec<VolumeId>> {
+        let id = &context.id;
+        let target = self.engine.target_of(context).await?;
+        let tagged = target.volumes().await?.into_iter().filter_map(|entry| entry.volume.ok()).filter(|volume| volume.tag.context == *id);
+        let tagged: Vec<VolumeId> = tagged.map(|volume| volume.id).collect();
+        let known = self.engine.store().write(REMOVE, |tx| async move { give_up(&tx, id).await }).await?;
+        let mut removed = Vec::new();
+        for volume in &known {
+            target.remove_volume(&volume.id).await?;
+            self.engine.store().write(REMOVE, |tx| async move { tx.replicas().forget_volume(id, volume.disk).await }).await?;
+            removed.push(volume.id.clone());
+        }
+        for stray in tagged {
+            if !removed.contains(&stray) && target.remove_volume(&stray).await? {
+                removed.push(stray);
+            }
+        }
+        Ok(removed)
+    }
+}
+
+/// The point of no return of a removal. A VM that may be failed over, or that moved for good, keeps its volumes: they are in use.
+async fn give_up(tx: &Tx, id: &ContextId) -> Result<Vec<Volume>> {
+    let context = tx.contexts().hold(id).await?;
+    let volumes = match context.status {
+        ContextStatus::FailedOverTest | ContextStatus::FailedOverLive | ContextStatus::Completed => {
+            let text = "the machine in the cloud runs on them";
+            return Err(Error::new(ErrorKind::Busy, "remove the volumes of a VM", text).with("VM", context.vm_name));
+        }
+        _ => tx.replicas().give_up(id).await?,
+    };
+    if !volumes.is_empty() && context.status != ContextStatus::CleanupRequired {
+        let to = tx.replications().change_context(&context, ContextTrigger::LeftBehind).await?;
+        let data = serde_json::json!({ "from": context.status, "to": to });
+        tx.events().append(&NewEvent { kind: EventKind::ContextStatus, job: None, context: Some(id.clone()), data }).await?;
+    }
+    Ok(volumes)
 }
 
 /// A disk, and the file or device of its volume where the target can be reached.

@@ -5,7 +5,7 @@ use super::{Tx, dialect};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{CloudConfigId, ContextId, CredentialId, EnrollmentId, JobId};
-use crate::model::{Context, JobCounts, JobKind, JobStatus, Percent};
+use crate::model::{Context, ContextStatus, JobCounts, JobKind, JobStatus, Percent};
 
 /// The most rows of one page.
 pub(super) const MAX_PAGE: u32 = 1000;
@@ -157,25 +157,49 @@ impl Contexts<'_> {
         self.0.sql("read the summary of an operation", text).bind(id).one(NO_VM, |row| row.json_or_none("last_operation_summary")).await
     }
 
-    /// Takes a VM out of management, and all that is known of it; its jobs stay in the history, with its name. `by` is the job that does it.
+    /// The VM, with its row held: until this transaction ends nobody else changes it or begins a job of it.
     ///
     /// # Errors
-    /// [`ErrorKind::Busy`] while another job of it is active, or while volumes of it are known: these are real, and removed first.
-    pub async fn remove(&self, id: &ContextId, by: Option<&JobId>) -> Result<()> {
-        const REMOVE: &str = "take a VM out of management";
-        let active = self.0.sql(REMOVE, "SELECT id FROM job_tracking WHERE active_context_id = ?").bind(id);
-        let active = active.first(|row| row.parse::<JobId>("id")).await?;
-        if let Some(job) = active.filter(|job| Some(job) != by) {
-            return Err(Error::new(ErrorKind::Busy, REMOVE, "a job of it is active; cancel it or wait for it").with("job", job));
+    /// [`ErrorKind::NotFound`]; [`ErrorKind::Busy`], naming the job, while one of it is active.
+    pub async fn hold(&self, id: &ContextId) -> Result<Context> {
+        const HOLD: &str = "hold a VM";
+        let text =
+            format!("SELECT {COLUMNS} FROM vm_replication_contexts c WHERE c.context_id = ?{}", dialect::for_update(self.0.backend()));
+        let vm = self.0.sql(HOLD, text).bind(id).one(NO_VM, read).await.map_err(|error| error.with("context", id))?;
+        match self.0.jobs().active_of(id).await? {
+            Some(job) => Err(Error::new(ErrorKind::Busy, HOLD, "a job of it is active; cancel it or wait for it")
+                .with("VM", vm.vm_name)
+                .with("job", job)),
+            None => Ok(vm),
         }
-        let volumes = self.0.sql(REMOVE, "SELECT COUNT(*) AS n FROM ossea_volumes WHERE vm_context_id = ?").bind(id);
-        let volumes: u64 = volumes.one("nothing was counted", |row| row.number("n")).await?;
-        if volumes > 0 {
-            return Err(Error::new(ErrorKind::Busy, REMOVE, "volumes of it exist; remove them first").with("volumes", volumes));
+    }
+
+    /// Takes a VM out of management, and all that is known of it; its jobs stay in the history, with its name.
+    ///
+    /// # Errors
+    /// Those of [`Contexts::hold`]; [`ErrorKind::Busy`] while something outside is known by it alone: volumes, exports, a failover's machine.
+    pub async fn remove(&self, id: &ContextId) -> Result<()> {
+        const REMOVE: &str = "take a VM out of management";
+        let vm = self.hold(id).await?;
+        let stays = |why: &'static str| Error::new(ErrorKind::Busy, REMOVE, why).with("VM", &vm.vm_name);
+        if matches!(vm.status, ContextStatus::FailedOverTest | ContextStatus::FailedOverLive) {
+            return Err(stays("it is failed over, and the machine in the cloud is known by it alone; end the failover first"));
+        }
+        for (table, why) in [
+            (
+                "ossea_volumes",
+                "volumes that hold its replica are known by it alone; `migratekit vm remove --with-volumes` removes them first",
+            ),
+            ("nbd_exports", "exports of its volumes are known by it alone; end them first"),
+        ] {
+            let text = format!("SELECT COUNT(*) AS n FROM {table} WHERE vm_context_id = ?");
+            let left: u64 = self.0.sql(REMOVE, text).bind(id).one("nothing was counted", |row| row.number("n")).await?;
+            if left > 0 {
+                return Err(stays(why).with("count", left));
+            }
         }
         self.0.sql(REMOVE, "UPDATE job_tracking SET context_id = NULL WHERE context_id = ?").bind(id).run().await?;
-        let removed = self.0.sql(REMOVE, "DELETE FROM vm_replication_contexts WHERE context_id = ?").bind(id);
-        removed.run_found(NO_VM).await.map_err(|error| error.with("context", id))
+        self.0.sql(REMOVE, "DELETE FROM vm_replication_contexts WHERE context_id = ?").bind(id).run_found(NO_VM).await
     }
 }
 

@@ -45,6 +45,11 @@ pub(super) fn of(operation: &'static str, sql: &str, source: sqlx::Error) -> (Ca
     (cause, error.with_source(source))
 }
 
+/// A write was refused in a snapshot for reading: a fault of the caller's, whatever the database says of itself.
+pub(super) fn only_reads(operation: &'static str, source: Error) -> Error {
+    Error::new(ErrorKind::ReadOnly, operation, "the transaction is one that only reads").with_retry(Retry::Never).with_source(source)
+}
+
 /// The same again without its source, which cannot be copied.
 pub(super) fn copy_of(error: &Error) -> Error {
     let copy = Error::new(error.kind(), error.operation(), error.message().to_owned()).with_retry(error.retry());

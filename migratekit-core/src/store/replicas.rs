@@ -151,6 +151,31 @@ impl Replicas<'_> {
         self.0.sql(FORGET, text).bind(context).bind(disk).run().await.map(|_| ())
     }
 
+    /// Gives a VM's replica up, before the first of its volumes is removed: its points and change ids are gone, so that nobody takes what is
+    /// left for a replica, and its volumes are marked, so that whoever goes on knows which are left. Given up already, nothing changes.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Busy`]: a volume of it is attached.
+    pub async fn give_up(&self, context: &ContextId) -> Result<Vec<Volume>> {
+        const GIVE_UP: &str = "give a replica up";
+        let volumes = self.volumes(context).await?;
+        for volume in volumes.iter().filter(|volume| volume.status != VolumeStatus::Destroy) {
+            let to = volume.status.next(VolumeTrigger::Destroy).map_err(|refused| {
+                let busy = Error::new(ErrorKind::Busy, GIVE_UP, "a volume of it is attached; detach it first");
+                busy.with("volume", &volume.id).with_source(refused)
+            })?;
+            let text = format!("UPDATE ossea_volumes SET status = ?, updated_at = {} WHERE id = ? AND status = ?", self.now());
+            let statement = self.0.sql(GIVE_UP, text).bind(to.code()).bind(volume.row).bind(volume.status.code());
+            if statement.run().await? == 0 {
+                return Err(Error::new(ErrorKind::Changed, GIVE_UP, "a volume is not what it was").with("volume", &volume.id));
+            }
+        }
+        self.0.sql(GIVE_UP, "DELETE FROM replica_points WHERE vm_context_id = ?").bind(context).run().await?;
+        let text = format!("UPDATE vm_disks SET disk_change_id = NULL, updated_at = {} WHERE vm_context_id = ?", self.now());
+        self.0.sql(GIVE_UP, text).bind(context).run().await?;
+        Ok(volumes)
+    }
+
     /// The newest point of a VM that is in its volumes or on its way there, and its disks.
     pub async fn point(&self, context: &ContextId) -> Result<Option<(Point, Vec<PointDisk>)>> {
         let text = format!("SELECT {POINT} FROM replica_points WHERE vm_context_id = ? AND status <> ? ORDER BY seq DESC LIMIT 1");

@@ -55,6 +55,8 @@ pub struct Tx(Arc<Shared>);
 
 struct Shared {
     backend: Backend,
+    /// Whether it may change the catalog.
+    writes: bool,
     session: Mutex<Slot>,
 }
 
@@ -71,9 +73,9 @@ impl std::fmt::Debug for Tx {
 }
 
 impl Tx {
-    pub(super) fn new(session: Session) -> Self {
-        let slot = Slot { session: Some(session), repeat: None };
-        Tx(Arc::new(Shared { backend: slot.session.as_ref().map_or(Backend::Sqlite, Session::backend), session: Mutex::new(slot) }))
+    pub(super) fn new(session: Session, writes: bool) -> Self {
+        let backend = session.backend();
+        Tx(Arc::new(Shared { backend, writes, session: Mutex::new(Slot { session: Some(session), repeat: None }) }))
     }
 
     /// Which database this is.
@@ -112,6 +114,11 @@ impl Tx {
         slot.session = Some(session);
         answer.map_err(|source| {
             let (cause, error) = failure::of(operation, sql, source);
+            // No other connection or host would take the write either: it is this transaction that only reads.
+            let (cause, error) = match error.kind() {
+                ErrorKind::ReadOnly if !self.0.writes => (Cause::Final, failure::only_reads(operation, error)),
+                _ => (cause, error),
+            };
             if cause != Cause::Final && slot.repeat.is_none() {
                 slot.repeat = Some((cause, failure::copy_of(&error)));
             }

@@ -70,7 +70,7 @@ impl Store {
         }
     }
 
-    /// Runs `work` on one snapshot of the catalog; it cannot write. It may run several times.
+    /// Runs `work` on one snapshot of the catalog; it may run several times. A write in it fails at once, with [`ErrorKind::ReadOnly`].
     pub async fn read<T, F, Fut>(&self, operation: &'static str, work: F) -> Result<T>
     where
         F: Fn(Tx) -> Fut,
@@ -95,7 +95,7 @@ impl Store {
             Ok(begun) => begun,
             Err(end) => return again(end),
         };
-        let tx = Tx::new(session);
+        let tx = Tx::new(session, true);
         if let Some(mark) = mark {
             let text = format!("INSERT INTO transaction_marks (mark, made_at) VALUES (?, {})", dialect::now(Backend::MariaDb));
             match tx.sql(operation, text).bind(mark).run().await {
@@ -156,7 +156,7 @@ impl Store {
             Ok(begun) => begun,
             Err(end) => return again(end),
         };
-        let tx = Tx::new(session);
+        let tx = Tx::new(session, false);
         let value = work(tx.clone()).await;
         self.ended(turn, tx, value).await
     }
@@ -178,7 +178,7 @@ impl Store {
             for text in before {
                 session.plain(text).await.map_err(|source| failure::of(operation, text, source).1)?;
             }
-            let tx = Tx::new(session);
+            let tx = Tx::new(session, true);
             let said = work(tx.clone()).await;
             let (session, repeat) = tx.finish().await;
             let end = match (session, repeat, said) {

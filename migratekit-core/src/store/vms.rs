@@ -65,15 +65,6 @@ impl Vms<'_> {
         let text = "SELECT context_id FROM vm_replication_contexts WHERE vmware_vm_id = ? AND vcenter_host = ?";
         self.0.sql("find a VM", text).bind(source_vm_id).bind(host).first(|row| row.parse("context_id")).await
     }
-
-    /// Ends the management of a VM: its disks, volumes' rows and points go with it; its jobs stay, for history.
-    pub async fn remove(&self, id: &ContextId) -> Result<()> {
-        const REMOVE: &str = "end the management of a VM";
-        let forget = "UPDATE job_tracking SET context_id = NULL WHERE context_id = ?";
-        self.0.sql(REMOVE, forget).bind(id).run().await?;
-        let text = "DELETE FROM vm_replication_contexts WHERE context_id = ?";
-        self.0.sql(REMOVE, text).bind(id).run_found("no VM under management has this id").await
-    }
 }
 
 fn vm(row: &Row) -> Result<VmRow> {

@@ -1,11 +1,11 @@
 //! VMs under management, and the guard that one of them has at most one active job.
 
 use migratekit_core::clock::Timestamp;
-use migratekit_core::id::ContextId;
-use migratekit_core::model::JobStatus;
-use migratekit_core::store::Ways;
+use migratekit_core::id::{ContextId, JobId};
+use migratekit_core::model::{JobKind, JobStatus};
+use migratekit_core::store::{NewJob, Ways};
 use migratekit_core::testing::catalog::{ask, change};
-use migratekit_core::{ErrorKind, Store, on_both_catalogs};
+use migratekit_core::{ErrorKind, Result, Store, on_both_catalogs};
 
 use crate::rows::{add_job, add_vm, vm};
 
@@ -15,7 +15,8 @@ on_both_catalogs! {
     pages_show_each_vm_once_with_its_last_job,
     one_active_job_for_a_vm,
     a_vm_goes_and_its_jobs_stay,
-    a_vm_with_volumes_or_an_active_job_stays,
+    a_vm_stays_while_something_outside_is_known_by_it_alone,
+    a_job_begins_or_the_vm_goes,
     ways_scheduling_and_summary_change,
     what_does_not_exist_is_not_found,
     a_wrong_code_and_a_long_text_are_refused,
@@ -106,34 +107,93 @@ async fn one_active_job_for_a_vm(store: Store) {
     assert_eq!(again.kind(), ErrorKind::AlreadyExists);
 }
 
+async fn remove(store: &Store, id: &ContextId) -> Result<()> {
+    store.write("test", |tx| async move { tx.contexts().remove(id).await }).await
+}
+
 async fn a_vm_goes_and_its_jobs_stay(store: Store) {
     let vm = &vm("web", "vm-1");
     add_vm(&store, vm).await.unwrap();
     let done = add_job(&store, Some(&vm.id), None, JobStatus::Completed, 1).await.unwrap();
-    let by = &add_job(&store, Some(&vm.id), None, JobStatus::Running, 2).await.unwrap();
+    let failed = add_job(&store, Some(&vm.id), None, JobStatus::Failed, 2).await.unwrap();
     change(&store, &format!("INSERT INTO vm_disks (vm_context_id, disk_id, vm_dk_path, datastore, label, capacity_bytes, created_at, updated_at) VALUES ('{}', 'disk-2000', 'p', '', 'l', 1, 1, 1)", vm.id)).await.unwrap();
     // The database itself does not let rows be orphaned.
     let raw = change(&store, &format!("DELETE FROM vm_replication_contexts WHERE context_id = '{}'", vm.id)).await.unwrap_err();
     assert_eq!(raw.kind(), ErrorKind::Busy, "{raw}");
-    store.write("test", |tx| async move { tx.contexts().remove(&vm.id, Some(by)).await }).await.unwrap();
+    remove(&store, &vm.id).await.unwrap();
     assert_eq!(get(&store, &vm.id).await, None);
     let jobs = ask(&store, "SELECT id AS value FROM job_tracking WHERE context_id IS NULL ORDER BY id").await.unwrap();
-    assert_eq!(jobs, [Some(done.to_string()), Some(by.to_string())]);
+    assert_eq!(jobs, [Some(done.to_string()), Some(failed.to_string())]);
     assert!(ask(&store, "SELECT disk_id AS value FROM vm_disks").await.unwrap().is_empty());
+    assert_eq!(remove(&store, &vm.id).await.unwrap_err().kind(), ErrorKind::NotFound);
 }
 
-async fn a_vm_with_volumes_or_an_active_job_stays(store: Store) {
+/// Whatever is outside must not be forgotten: each has its text, and each leaves the VM as it was.
+async fn a_vm_stays_while_something_outside_is_known_by_it_alone(store: Store) {
     let vm = &vm("web", "vm-1");
     add_vm(&store, vm).await.unwrap();
-    let job = add_job(&store, Some(&vm.id), None, JobStatus::Paused, 1).await.unwrap();
-    let busy = store.write("test", |tx| async move { tx.contexts().remove(&vm.id, None).await }).await.unwrap_err();
-    assert_eq!((busy.kind(), busy.context_value("job")), (ErrorKind::Busy, Some(job.as_str())));
-    change(&store, "UPDATE job_tracking SET status = 'cancelled'").await.unwrap();
-    change(&store, &format!("INSERT INTO ossea_volumes (vm_context_id, disk_key, volume_id, volume_name, size_bytes, volume_type, created_at, updated_at) VALUES ('{}', 'disk-2000', 'vol-1', 'n', 1, 'ROOT', 1, 1)", vm.id)).await.unwrap();
-    let kept = store.write("test", |tx| async move { tx.contexts().remove(&vm.id, None).await }).await.unwrap_err();
-    assert_eq!(kept.kind(), ErrorKind::Busy);
-    assert_ne!(kept.message(), busy.message());
-    assert!(get(&store, &vm.id).await.is_some());
+    let id = &vm.id;
+    let ways = [
+        (
+            format!(
+                "INSERT INTO job_tracking (id, operation, status, metadata, job_category, context_id, created_at, updated_at) VALUES ('job-1', 'replication', 'paused', '{{}}', 'replication', '{id}', 1, 1)"
+            ),
+            "UPDATE job_tracking SET status = 'cancelled'",
+        ),
+        (
+            format!(
+                "INSERT INTO ossea_volumes (vm_context_id, disk_key, volume_id, volume_name, size_bytes, volume_type, created_at, updated_at) VALUES ('{id}', 'disk-2000', 'vol-1', 'n', 1, 'ROOT', 1, 1)"
+            ),
+            "DELETE FROM ossea_volumes",
+        ),
+        (
+            format!(
+                "INSERT INTO nbd_exports (vm_context_id, volume_id, export_name, created_at, updated_at) VALUES ('{id}', 'vol-1', 'e', 1, 1)"
+            ),
+            "DELETE FROM nbd_exports",
+        ),
+        (
+            "UPDATE vm_replication_contexts SET current_status = 'failed_over_test'".to_owned(),
+            "UPDATE vm_replication_contexts SET current_status = 'ready_for_failover'",
+        ),
+    ];
+    let mut texts = std::collections::BTreeSet::new();
+    for (outside, ended) in &ways {
+        change(&store, outside).await.unwrap();
+        let stays = remove(&store, id).await.unwrap_err();
+        assert_eq!((stays.kind(), stays.context_value("VM")), (ErrorKind::Busy, Some("web")), "{outside}: {stays}");
+        assert!(texts.insert(stays.message().to_owned()), "two causes share a text: {stays}");
+        assert!(get(&store, id).await.is_some());
+        change(&store, ended).await.unwrap();
+    }
+    remove(&store, id).await.unwrap();
+}
+
+/// A job that begins and a VM that goes, both at once: one of them wins, and there is never a job that holds a VM which is gone.
+async fn a_job_begins_or_the_vm_goes(store: Store) {
+    let (mut begun, mut gone) = (0, 0);
+    for round in 0..20 {
+        let vm = &vm("web", &format!("vm-{round}"));
+        add_vm(&store, vm).await.unwrap();
+        let (job, input) = (&JobId::generate(), &serde_json::json!({}));
+        let new = NewJob { id: job, kind: JobKind::Replication, context: Some(&vm.id), parent: None, input, by: None };
+        let begin = store.write("test", |tx| async move { tx.jobs().insert(&new).await });
+        let (begin, remove) = tokio::join!(begin, remove(&store, &vm.id));
+        match (begin, remove) {
+            (Ok(()), Err(busy)) => {
+                assert_eq!((busy.kind(), busy.context_value("job")), (ErrorKind::Busy, Some(job.as_str())));
+                begun += 1;
+            }
+            (Err(missing), Ok(())) => {
+                assert_eq!(missing.kind(), ErrorKind::NotFound, "{missing}");
+                gone += 1;
+            }
+            both => panic!("both or none: {both:?}"),
+        }
+    }
+    assert_eq!(begun + gone, 20);
+    let orphans = "SELECT id AS value FROM job_tracking WHERE status = 'pending' AND context_id IS NULL";
+    assert!(ask(&store, orphans).await.unwrap().is_empty());
 }
 
 async fn ways_scheduling_and_summary_change(store: Store) {
@@ -171,7 +231,7 @@ async fn what_does_not_exist_is_not_found(store: Store) {
         .write("test", |tx| async move {
             let contexts = tx.contexts();
             Ok([
-                contexts.remove(id, None).await.unwrap_err().kind(),
+                contexts.remove(id).await.unwrap_err().kind(),
                 contexts.set_scheduling(id, true, None).await.unwrap_err().kind(),
                 contexts.set_summary(id, &serde_json::json!({})).await.unwrap_err().kind(),
                 contexts.summary(id).await.unwrap_err().kind(),

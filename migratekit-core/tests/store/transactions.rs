@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use migratekit_core::testing::catalog::ask;
-use migratekit_core::{Error, ErrorKind, Store, on_both_catalogs};
+use migratekit_core::{Error, ErrorKind, Retry, Store, on_both_catalogs};
 
 on_both_catalogs! {
     facts_are_kept_and_replaced,
@@ -50,8 +50,24 @@ async fn an_error_undoes_all(store: Store) {
 }
 
 async fn reading_cannot_write(store: Store) {
-    let failed = store.read("test", |tx| async move { tx.facts().set("a", "1").await }).await.unwrap_err();
-    assert_eq!(failed.kind(), ErrorKind::ReadOnly, "{failed}");
+    let runs = &AtomicU32::new(0);
+    let failed = store
+        .read("test", |tx| async move {
+            runs.fetch_add(1, Ordering::Relaxed);
+            tx.facts().set("a", "1").await
+        })
+        .await
+        .unwrap_err();
+    assert_eq!((failed.kind(), failed.message()), (ErrorKind::ReadOnly, "the transaction is one that only reads"), "{failed}");
+    assert_eq!((failed.retry(), runs.load(Ordering::Relaxed)), (Retry::Never, 1), "it is run once, and is not to be run again");
+    // The connection is as good as before, and what the closure makes of the failure is its own affair.
+    let read = store
+        .read("test", |tx| async move {
+            assert_eq!(tx.facts().set("a", "1").await.unwrap_err().kind(), ErrorKind::ReadOnly);
+            tx.facts().get("a").await
+        })
+        .await;
+    assert_eq!(read.unwrap(), None);
     assert_eq!(fact(&store, "a").await, None);
 }
 
