@@ -120,7 +120,8 @@ mod tests {
         let web = names("web-01");
         assert!(web.action(Action::ResumeReplication).ends_with("`migratekit replicate resume web-01`"));
         assert!(web.action(Action::ReadJobLog).ends_with("`migratekit job log job-1`"));
-        assert!(web.action(Action::MakeRoom).ends_with("Setting: MIGRATEKIT_STATE_DIR"));
+        assert!(web.action(Action::MakeRoom).ends_with("`migratekit vm disks web-01`"));
+        assert!(web.action(Action::ProvideKey).ends_with("Setting: MIGRATEKIT_CRED_ENCRYPTION_KEY"));
         for odd in ["a b", "$(reboot)", "--full", "", "ü"] {
             assert!(names(odd).action(Action::ReplicateAgain).ends_with("`migratekit replicate ctx-7`"), "{odd:?}");
         }

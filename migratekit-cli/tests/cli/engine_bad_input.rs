@@ -29,6 +29,7 @@ struct Texts(BTreeMap<&'static str, &'static str>);
 impl Texts {
     /// `args` must be refused with this exit code and text, name `thing`, and say what to do `next`; no other cause has this text.
     #[track_caller]
+    #[allow(clippy::too_many_arguments, reason = "a row of the table")]
     fn refused(&mut self, cause: &'static str, home: &Home, args: &[&str], code: i32, text: &'static str, thing: &str, next: &str) {
         let said = home.refuse(args, code, &["error: ", text, thing, " next: ", next]);
         assert!(!said.contains("hunter2"), "{cause}: no secret is shown: {said}");

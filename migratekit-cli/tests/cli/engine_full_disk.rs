@@ -33,7 +33,7 @@ fn disk(home: &Home) -> &SmallDisk {
 
 /// How much is in use there.
 fn used(home: &Home) -> u64 {
-    let stat = rustix::fs::statvfs(&disk(home).outside()).unwrap();
+    let stat = rustix::fs::statvfs(disk(home).outside()).unwrap();
     (stat.f_blocks - stat.f_bfree) * stat.f_frsize
 }
 
@@ -126,9 +126,8 @@ fn a_catalog_without_room_loses_no_job() {
     let mut pass = stopped(&home, "catalog");
     disk(&home).resize(used(&home).max(MIB));
     pass.signal(Signal::CONT);
-    let code = pass.wait();
-    assert_eq!(code, Some(10), "{}", pass.said());
-    assert!(pass.said().contains("the disk that holds the catalog is full"), "{}", pass.said());
+    assert_ne!(pass.wait(), Some(0), "{}", pass.said());
+    assert!(pass.said().contains("the disk that holds the catalog is full") && pass.said().contains(" next: "), "{}", pass.said());
     disk(&home).resize(64 * MIB);
     let out = home.run(&["vm", "list"]);
     assert!(out.status.success(), "{}", shown(&out));

@@ -89,7 +89,7 @@ impl Engine {
     /// # Errors
     /// [`ErrorKind::Cancelled`] when `cancel` ended before it; those of the catalog.
     pub async fn recover(&self, cancel: &CancellationToken) -> Result<Option<Recovered>> {
-        housekeep(self.store()).await;
+        housekeep(self.store(), cancel).await;
         let in_hands = |status: JobStatus| matches!(status, JobStatus::Running | JobStatus::Cancelling | JobStatus::RollingBack);
         if !self.desk().active().await?.iter().any(|job| in_hands(job.status) && !is_laid_down(job)) {
             return Ok(None);

@@ -34,9 +34,9 @@ pub(super) enum Part {
     Whole,
 }
 
-/// A bounded part of the housekeeping, if it is due; what goes wrong is logged. `None` when it was not due, or went wrong.
-pub async fn housekeep(store: &Store) -> Option<Swept> {
-    when_due(store, Part::Bounded, &CancellationToken::new()).await
+/// A bounded part of the housekeeping, if it is due; what goes wrong is logged. `None` when it was not due, went wrong, or `stop` ended it.
+pub async fn housekeep(store: &Store, stop: &CancellationToken) -> Option<Swept> {
+    when_due(store, Part::Bounded, stop).await
 }
 
 pub(super) async fn when_due(store: &Store, part: Part, stop: &CancellationToken) -> Option<Swept> {

@@ -27,7 +27,7 @@ fn fill(folder: &Path, byte: u8) {
 async fn dies_behind_the_pivot(folder: &Path, key: &Key) -> Option<JobId> {
     let engine = engine(folder, key).await;
     let running = engine.start().await.unwrap();
-    let job = engine.replications().start("web", ReplicationMode::Auto).await.unwrap();
+    let job = engine.replications().start("web", ReplicationMode::Auto).await.unwrap().id().clone();
     let mut events = engine.jobs().follow(&job).await.unwrap();
     while events.next().await.unwrap().is_some_and(|event| event.kind != EventKind::PointCommitted) {}
     drop(running);
@@ -48,7 +48,7 @@ async fn a_recovery_hears_its_token_and_leaves_the_job_to_who_wants_it() {
     first.contexts().add("lab", Which::All).await.unwrap();
     let running = first.start().await.unwrap();
     let job = first.replications().start("web", ReplicationMode::Auto).await.unwrap();
-    assert_eq!(first.jobs().wait(&job).await.unwrap().status, JobStatus::Completed);
+    assert_eq!(first.jobs().wait(job.id()).await.unwrap().status, JobStatus::Completed);
     running.stop().await.unwrap();
 
     let mut byte = 2;

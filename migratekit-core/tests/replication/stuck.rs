@@ -12,7 +12,7 @@ use migratekit_core::platform::{
     ChangeId, Changes, Machine, MachineRef, Snapshot, SnapshotListed, SnapshotName, Source, SourceCapabilities,
 };
 use migratekit_core::replication::{DEFINITION, Replications, STEPS};
-use migratekit_core::task::CancellationToken;
+use migratekit_core::task::{CancellationToken, Passed};
 use migratekit_core::testing::jobs::Points;
 use migratekit_core::testing::replication::ReplicationWorld;
 use migratekit_core::{Error, ErrorKind, Result};
@@ -52,9 +52,10 @@ impl Source for Stuck {
         &'a self,
         machine: &'a MachineRef,
         name: &'a SnapshotName,
+        passed: &'a Passed,
         cancel: &'a CancellationToken,
     ) -> BoxFuture<'a, Result<Snapshot>> {
-        self.inner.create_snapshot(machine, name, cancel)
+        self.inner.create_snapshot(machine, name, passed, cancel)
     }
 
     fn find_snapshot<'a>(&'a self, machine: &'a MachineRef, name: &'a SnapshotName) -> BoxFuture<'a, Result<Option<Snapshot>>> {

@@ -13,6 +13,7 @@ use migratekit_core::model::{FEED_VERSION, FeedItem, FeedRow, Job, JobKind, JobS
 use migratekit_core::testing::Rng;
 
 use super::*;
+use crate::exit::Area;
 
 const HEAD: &str = "# The forms of JSON\n\n\
     What `--output json` prints of jobs. `version` rises when a field changes its meaning or goes; fields may be added. What people read is in\n\
@@ -147,7 +148,7 @@ fn no_technical_word_is_printed_unless_it_is_asked_for() {
             ..row(status)
         };
         let detail = detail(&row, hostile(rng));
-        let error = told::verdict(&detail).err().map(|error| crate::exit::explain(&error, false));
+        let error = told::verdict(&detail).err().map(|error| crate::exit::explain(&error, Area::Catalog, false));
         let mut json = serde_json::to_value(&detail).unwrap();
         json.as_object_mut().unwrap().remove("technical").unwrap();
         let page = FeedPage::of(&[row], 1);
@@ -163,11 +164,11 @@ fn a_failure_is_told_with_what_to_do_and_technical_only_to_who_asks() {
     let detail = detail(&row(JobStatus::Failed), None);
     let error = told::verdict(&detail).unwrap_err();
     assert_eq!(error.kind(), migratekit_core::ErrorKind::NoSpace);
-    let text = crate::exit::explain(&error, false);
+    let text = crate::exit::explain(&error, Area::Catalog, false);
     for needed in [
         "error: Copying data stopped: there is not enough space.",
         "about: storage, error",
-        "MIGRATEKIT_STATE_DIR",
+        "`migratekit vm disks web-01`",
         "`migratekit replicate web-01`",
     ] {
         assert!(
@@ -175,12 +176,12 @@ fn a_failure_is_told_with_what_to_do_and_technical_only_to_who_asks() {
         );
     }
     assert!(unsaid(&text).is_none() && unsaid(&shown(&detail, false)).is_none());
-    assert!(crate::exit::explain(&error, true).contains("/dev/vdb") && shown(&detail, true).contains("/dev/vdb"));
+    assert!(crate::exit::explain(&error, Area::Catalog, true).contains("/dev/vdb") && shown(&detail, true).contains("/dev/vdb"));
     let stuck = FeedRow { next_action: Some("replicate_again".to_owned()), ..row(JobStatus::NeedsAttention) };
-    let text = crate::exit::explain(&told::verdict(&self::detail(&stuck, None)).unwrap_err(), false);
+    let text = crate::exit::explain(&told::verdict(&self::detail(&stuck, None)).unwrap_err(), Area::Catalog, false);
     assert!(text.lines().nth(2).unwrap().contains("Start the replication again"), "what it names comes first: {text}");
     let paused = told::verdict(&self::detail(&row(JobStatus::Paused), None)).unwrap_err();
-    assert!(crate::exit::explain(&paused, false).contains("replicate resume"), "{paused}");
+    assert!(crate::exit::explain(&paused, Area::Catalog, false).contains("replicate resume"), "{paused}");
     assert!(told::verdict(&self::detail(&row(JobStatus::Completed), None)).is_ok());
 }
 

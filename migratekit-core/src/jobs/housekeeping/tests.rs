@@ -22,6 +22,11 @@ async fn count(store: &Store, table: &str) -> u64 {
     ask(store, &text).await.unwrap()[0].clone().unwrap().parse().unwrap()
 }
 
+/// What a verb does before its own work.
+async fn verb(store: &Store) -> Option<Swept> {
+    housekeep(store, &CancellationToken::new()).await
+}
+
 async fn make_due(store: &Store) {
     store.write("make it due", |tx| async move { tx.facts().remove(DUE).await }).await.unwrap();
 }
@@ -64,7 +69,7 @@ async fn the_tables_stay_bounded_over_thousands_of_jobs(store: Store) {
             jobs.await.unwrap();
         }
         make_due(&store).await;
-        let swept = housekeep(&store).await.unwrap();
+        let swept = verb(&store).await.unwrap();
         assert!(!swept.more, "{swept:?}");
         for (table, most) in
             [("job_tracking", ROWS), ("job_steps", 2 * ROWS), ("job_execution_log", ROWS), ("log_events", ROWS), ("events", ROWS)]
@@ -82,16 +87,21 @@ const OLD: Scale = Scale { contexts: 2, jobs: 2_600, log_events: 10_600, job_log
 
 async fn it_is_done_once_an_hour_and_a_rest_at_once(store: Store) {
     fill(&store, OLD).await.unwrap();
-    let first = housekeep(&store).await.unwrap();
+    let stopped = CancellationToken::new();
+    stopped.cancel();
+    assert_eq!(housekeep(&store, &stopped).await, None, "who is asked to end does nothing more");
+    assert_eq!(verb(&store).await, None, "for ten minutes somebody is believed to be at it");
+    make_due(&store).await;
+    let first = verb(&store).await.unwrap();
     // A verb does 20 transactions of each kind: 500 lines of log or 100 jobs each.
     assert_eq!((first.log_events, first.jobs, first.job_log, first.more), (10_000, 2_000, 10, true));
-    let second = housekeep(&store).await.unwrap();
+    let second = verb(&store).await.unwrap();
     let busy = count(&store, "job_tracking").await;
     assert_eq!((second.log_events, second.jobs, second.more), (600, 600 - busy, false));
     fill_log(&store).await;
-    assert_eq!(housekeep(&store).await, None, "it is not due again");
+    assert_eq!(verb(&store).await, None, "it is not due again");
     make_due(&store).await;
-    assert_eq!(housekeep(&store).await.unwrap().log_events, 1);
+    assert_eq!(verb(&store).await.unwrap().log_events, 1);
 }
 
 /// One line from long ago.
@@ -117,7 +127,7 @@ async fn a_clock_that_went_back_puts_nothing_off(store: Store) {
     fill_log(&store).await;
     let ahead = &text(Timestamp::now().plus(HOUSEKEEPING * 24));
     store.write("set it ahead", |tx| async move { tx.facts().set(DUE, ahead).await }).await.unwrap();
-    assert_eq!(housekeep(&store).await.unwrap().log_events, 1);
+    assert_eq!(verb(&store).await.unwrap().log_events, 1);
 }
 
 async fn what_is_kept_is_a_setting_of_the_catalog(store: Store) {
@@ -135,5 +145,5 @@ async fn what_is_kept_is_a_setting_of_the_catalog(store: Store) {
     assert_eq!(store.retention().await.unwrap(), keep, "a refused setting changes nothing");
     store.write("damage it", |tx| async move { tx.facts().set("retention", "{}").await }).await.unwrap();
     assert_eq!(store.retention().await.unwrap_err().kind(), ErrorKind::Mismatch);
-    assert_eq!(housekeep(&store).await, None, "nothing is removed by a setting that cannot be read");
+    assert_eq!(verb(&store).await, None, "nothing is removed by a setting that cannot be read");
 }
