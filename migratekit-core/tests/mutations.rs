@@ -23,6 +23,10 @@ use migratekit_core::units::ByteRange;
 mod alone;
 #[path = "ledger/crash.rs"]
 mod crash;
+#[path = "jobs/fence.rs"]
+mod fence;
+#[path = "jobs/mover.rs"]
+mod mover;
 #[path = "replica/crash.rs"]
 mod points;
 #[path = "replica/site.rs"]
@@ -37,6 +41,7 @@ const CAUGHT_BY: &[(&str, &str)] = &[
     ("zero-by-sampling", "scenario_copy"),
     ("lost-tail", "scenario_copy"),
     ("no-epoch-check", "scenario_epochs"),
+    ("no-epoch-check", "scenario_fence"),
     ("apply-before-commit", "scenario_points"),
     ("spool-record-before-flush", "scenario_spool"),
     ("spool-rewrite-in-place", "scenario_spool"),
@@ -100,6 +105,18 @@ async fn scenario_epochs() {
     let (old, _refused) = connect(1).await;
     assert_eq!(old.err().map(|e| e.kind()), Some(ErrorKind::Fenced), "an epoch that is over was admitted");
     new.write(0, Bytes::from_static(b"new"), Persist::Cached).await.unwrap();
+}
+
+/// A mover frozen in the middle of its writes goes on when another has done its job.
+#[test]
+fn scenario_fence() {
+    if mover::part() {
+        return;
+    }
+    let seen = fence::play("scenario_fence", &fence::Size { volumes: 1, starts: [1, 0], before: 0, victims: 1 });
+    assert_eq!(seen.complaints, Vec::<String>::new());
+    assert!(seen.accepted == 1 && seen.conflicts == 0 && seen.requests > 4, "one job is played: {seen:?}");
+    assert!(seen.victims == 1 && seen.taken_over == 1 && seen.refused > 0, "the freeze proves too little: {seen:?}");
 }
 
 fn run(scenario: &str, bug: Option<&str>) -> (bool, String) {

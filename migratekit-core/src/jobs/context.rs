@@ -16,6 +16,7 @@ use crate::clock::{self, Instant};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ContextId, Epoch, JobId, StepId};
 use crate::model::Job;
+use crate::nbd::EpochKey;
 use crate::store::{Store, Tx};
 use crate::task::CancellationToken;
 
@@ -84,6 +85,13 @@ impl StepContext {
     #[must_use]
     pub fn epoch(&self) -> Epoch {
         self.grip.epoch()
+    }
+
+    /// The name by which this runner may write the volume that is served as `volume` and fenced by `key`: it carries the job, and the epoch
+    /// that came with the lease. A runner that took the job over has a higher one, and from then on this name is refused. Ask for it before
+    /// each connection: a child that came to rest has raised the epoch.
+    pub fn export_name(&self, key: &EpochKey, volume: &str) -> Result<String> {
+        key.name(volume, self.epoch().get(), self.job.id.as_str())
     }
 
     /// How often the step was begun, this time included; 1 and more.

@@ -15,6 +15,7 @@ pub mod replication;
 mod rng;
 pub mod scale;
 pub mod volatile;
+pub mod write_log;
 
 pub use self::contract::check_contract;
 pub use self::fault::{Effect, Fault, Faulty, When};

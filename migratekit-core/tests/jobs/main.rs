@@ -5,7 +5,9 @@
 mod child;
 mod cost;
 mod crash;
+mod fence;
 mod following;
+mod mover;
 mod outage;
 mod processes;
 mod recovering;

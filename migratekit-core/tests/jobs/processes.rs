@@ -12,6 +12,7 @@ use migratekit_core::{CancellationToken, Store, StoreOptions, clock};
 use rustix::process::Signal;
 
 use super::child::{self, Part, Play};
+use super::{fence, mover};
 
 fn rounds(quick: usize) -> usize {
     std::env::var("MIGRATEKIT_KILL_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(quick)
@@ -127,6 +128,27 @@ fn two_processes_share_the_work_and_a_frozen_one_is_fenced() {
         assert!(takeovers >= taken, "{takeovers} takeovers are told, {taken} were seen");
         store.close().await;
     });
+}
+
+/// Two movers on one MariaDB, both writing through one server in a third process; one of them is frozen with writes under way, for longer
+/// than its lease, and then continued. By the server's write log each accepted job ran once, and no write of an old epoch landed.
+#[test]
+fn two_movers_write_through_a_third_process_and_a_frozen_one_is_fenced() {
+    if mover::part() {
+        return;
+    }
+    let name = "processes::two_movers_write_through_a_third_process_and_a_frozen_one_is_fenced";
+    let seen = fence::play(name, &fence::Size { volumes: 20, starts: [100, 100], before: 60, victims: 3 });
+    println!("{seen:?}");
+    assert_eq!(seen.complaints, Vec::<String>::new());
+    assert_eq!(seen.accepted, 200);
+    assert!(seen.requests >= 4 * seen.accepted, "the server wrote down {} requests", seen.requests);
+    assert!(seen.conflicts > 0, "no two asked for one VM at once");
+    assert!(
+        seen.victims >= 3 && seen.taken_over >= seen.victims && seen.waited_for >= seen.victims,
+        "the freeze proves too little: {seen:?}"
+    );
+    assert!(seen.refused >= seen.victims, "the server refused the frozen one {} times", seen.refused);
 }
 
 /// Stops the process while it holds jobs; continues it when all of them have a new owner or ended. Tells how many were taken over.
