@@ -15,7 +15,8 @@ static WRITER: OnceLock<Mutex<Option<LogWriter>>> = OnceLock::new();
 /// Begins to log; called once.
 pub(crate) fn begin(verbose: u8) {
     let level = match verbose {
-        0 => "warn",
+        // What jobs say of themselves in technical words is in their own log; people are told in clean ones.
+        0 => "migratekit_core::jobs=error,migratekit_core::replication=error,warn",
         1 => "migratekit_core=info,warn",
         _ => "migratekit_core=debug,info",
     };

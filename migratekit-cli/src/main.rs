@@ -5,6 +5,7 @@
 //! - [`exit`]: exit codes and hints by error kind
 //! - [`output`], [`table`]: JSON, tables, progress
 //! - [`place`]: the catalog and its key
+//! - [`told`]: what people read of a job that did not come to a good end
 //! - [`endpoint`]: the two ends of a copy
 //! - [`ending`]: how signals end it
 //!
@@ -21,10 +22,10 @@ mod output;
 mod place;
 mod secret_input;
 mod table;
+mod told;
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use migratekit_core::{Error, Result};
 
 use crate::args::{Cli, Command};
@@ -34,12 +35,14 @@ use crate::ending::Ending;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    log::begin(cli.global.verbose);
+    let cli = Cli::read();
+    let verbose = cli.global.verbose;
+    log::begin(verbose);
+    let area = exit::Area::of(&cli.command);
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{}", exit::explain(&error));
+            eprintln!("{}", exit::explain(&error, area, verbose > 0));
             ExitCode::from(exit::code(error.kind()))
         }
     }
@@ -68,11 +71,11 @@ async fn dispatch(cli: Cli, ending: Ending) -> Result<()> {
         Command::Tunnel(args::TunnelCommand::Serve(args)) => commands::tunnel_serve::run(&global, args, cancel).await,
         Command::Doctor(args) => commands::doctor::run(&global, args).await,
         Command::Demo(args) => commands::demo::run(&global, args, cancel).await,
-        Command::Credential(args) => commands::credential::run(&global, args).await,
-        Command::Vm(args) => commands::vm::run(&global, args).await,
+        Command::Credential(args) => commands::credential::run(&global, args, ending.token()).await,
+        Command::Vm(args) => commands::vm::run(&global, args, ending.token()).await,
         Command::Replicate(args) => commands::replicate::run(&global, args, ending).await,
         Command::Job(args) => commands::job::run(&global, args, ending).await,
-        Command::Db(args) => commands::db::run(&global, args).await,
+        Command::Db(args) => commands::db::run(&global, args, ending.token()).await,
         Command::Key(args) => commands::key::run(&global, args, ending.token()).await,
         Command::Completions { shell } => commands::generate::completions(shell),
         Command::Man { dir } => commands::generate::man(&dir),

@@ -5,10 +5,12 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use migratekit_core::units::ByteSize;
 
 mod engine;
+#[cfg(test)]
+mod tests;
 mod tunnel;
 
 pub(crate) use engine::*;
@@ -24,6 +26,38 @@ pub(crate) struct Cli {
     pub(crate) global: Global,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+impl Cli {
+    /// What was typed; a wrong command line, `--help` and `--version` end the program here.
+    pub(crate) fn read() -> Self {
+        Cli::from_arg_matches(&grammar().get_matches()).unwrap_or_else(|error| error.exit())
+    }
+}
+
+/// The grammar, with each option that holds for many commands shown where it is defined and accepted everywhere below.
+pub(crate) fn grammar() -> clap::Command {
+    shown_once(Cli::command(), "migratekit", &[], &[])
+}
+
+/// Gives `command` the options that it inherits, hidden, instead of the visible copies that clap would make, and says where they are told.
+fn shown_once(command: clap::Command, path: &str, inherited: &[Arg], told: &[String]) -> clap::Command {
+    let mut told = told.to_vec();
+    if command.get_arguments().any(Arg::is_global_set) {
+        told.push(format!("`{path} --help`"));
+    }
+    let mut command = command.args(inherited.iter().cloned().map(|arg| arg.hide(true)));
+    if !inherited.is_empty() {
+        let others = told.iter().filter(|place| **place != format!("`{path} --help`")).cloned().collect::<Vec<_>>().join(", ");
+        command = command.after_help(format!("More options: {others}"));
+    }
+    let below: Vec<Arg> = command.get_arguments().filter(|arg| arg.is_global_set()).cloned().collect();
+    let names: Vec<String> = command.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
+    for name in names {
+        let path = format!("{path} {name}");
+        command = command.mut_subcommand(name, |sub| shown_once(sub, &path, &below, &told));
+    }
+    command
 }
 
 /// Options of every command.

@@ -5,9 +5,10 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::disks::{HeldDisk, KnownDisk, Plan};
+use super::disks::{HeldDisk, KnownDisk, Plan, no_base};
 use super::open::Committed;
 use super::pass::DiskDone;
 use crate::clock::Timestamp;
@@ -16,7 +17,7 @@ use crate::id::{ContextId, DiskKey, JobId, PointId};
 use crate::jobs::{Outcome, Progress};
 use crate::model::{
     CbtEntry, Context, ContextStatus, ContextTrigger, Disk, EventKind, FailoverMark, Job, JobCounts, JobKind, JobStatus, LastJob, Point,
-    PointDisk, PointStatus, ReplicationMode, ReplicationTrigger, StandingFacts, hold_one_point, standing,
+    PointDisk, PointStatus, ReplicationMode, ReplicationTrigger, StandingFacts, VolumeStatus, hold_one_point, standing,
 };
 use crate::platform::{Machine, SnapshotName, Volume, VolumeTag};
 use crate::store::{NewEvent, NewVolume, ReplicationEnd, Tx, VmLook};
@@ -33,6 +34,8 @@ pub(super) struct Known {
 pub(super) struct KnownReplica {
     pub(super) volume: Volume,
     pub(super) committed: Option<Committed>,
+    /// The generation that its ledger had when that was committed: a higher one tells of writes past it.
+    pub(super) generation: u64,
 }
 
 impl Known {
@@ -100,18 +103,38 @@ pub(super) async fn known(tx: &Tx, context: &ContextId) -> Result<Known> {
             })
         });
         let tag = VolumeTag { context: context.clone(), disk: volume.disk };
+        let generation = volume.generation;
         let volume_there = Volume { serial: Volume::serial_of(&volume.id), id: volume.id, tag, size_bytes: volume.size_bytes };
-        replicas.insert(volume.disk, KnownReplica { volume: volume_there, committed: committed.transpose()? });
+        replicas.insert(volume.disk, KnownReplica { volume: volume_there, committed: committed.transpose()?, generation });
     }
-    Ok(Known { context: tx.replications().context(context).await?, disks, point, replicas })
+    Ok(Known { context: tx.contexts().get(context).await?, disks, point, replicas })
 }
 
-/// A replication is asked for: its row, and the status of its VM, in the transaction that begins its job.
+/// A replication is asked for: its row, and the status of its VM, in the transaction that begins its job. An increment to nothing is
+/// refused here already, before there is a job that would fail.
 pub(super) async fn begin(tx: &Tx, job: &JobId, context: &ContextId, mode: ReplicationMode) -> Result<()> {
-    let context = tx.replications().context(context).await?;
+    if mode == ReplicationMode::Incremental && tx.replicas().point(context).await?.is_none() {
+        return Err(no_base("start a replication").with("context", context));
+    }
+    let context = tx.contexts().get(context).await?;
+    if context.status == ContextStatus::CleanupRequired {
+        refuse_unclean(tx, &context).await?;
+    }
     tx.replications().begin(job, &context, mode).await?;
-    let to = tx.replications().change_context(&context, ContextTrigger::Began).await?;
+    let to = tx.contexts().change(&context, ContextTrigger::Began).await?;
     tell_status(tx, &context, to, Some(job)).await
+}
+
+/// What a replication left, the next one mends. What a failover left, or the removal of the VM's volumes, it does not.
+async fn refuse_unclean(tx: &Tx, context: &Context) -> Result<()> {
+    let refused = |text: &'static str| Error::new(ErrorKind::InvalidInput, "begin a replication", text).with("context", &context.id);
+    if let Some(other) = tx.jobs().holding_back(&context.id).await? {
+        return Err(refused("what an earlier job of the VM left must be cleaned up first").with("job", other));
+    }
+    match tx.replicas().volumes(&context.id).await?.iter().find(|volume| volume.status == VolumeStatus::Destroy) {
+        Some(volume) => Err(refused("its volumes are being removed, and that broke off; remove the VM again").with("volume", &volume.id)),
+        None => Ok(()),
+    }
 }
 
 /// A step begins.
@@ -133,7 +156,7 @@ pub(super) async fn looked(tx: &Tx, context: &ContextId, machine: &Machine, plan
         os: machine.os,
         power: machine.power,
     };
-    tx.replications().look(context, &look).await?;
+    tx.contexts().look(context, &look).await?;
     for disk in &machine.disks {
         tx.replicas().see_disk(context, disk).await?;
     }
@@ -174,10 +197,28 @@ pub(super) struct NewPoint {
     pub(super) taken_at: Timestamp,
     pub(super) quiesced: bool,
     pub(super) disks: Vec<DiskDone>,
+    /// What the pass was planned on.
+    pub(super) base: Base,
+}
+
+/// The point that a pass adds to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Base {
+    /// The VM's newest point when the pass was planned; none when it had none.
+    pub(super) point: Option<PointId>,
 }
 
 /// The decisive rows: point, its disks, change ids, history.
+///
+/// # Errors
+/// `Changed`: the VM has another newest point than the pass adds to. The job waited, and a later one made it.
 pub(super) async fn commit_point(tx: &Tx, new: &NewPoint) -> Result<()> {
+    let newest = tx.replicas().point(&new.context).await?.map(|(point, _)| point.id);
+    if newest != new.base.point && newest.as_ref() != Some(&new.id) {
+        const LATER: &str = "a later job has made a newer point meanwhile; replicate again";
+        let error = Error::new(ErrorKind::Changed, "commit a point", LATER).with("point", &new.id);
+        return Err(newest.iter().fold(error, |error, newest| error.with("newest", newest)));
+    }
     let rows = tx.replicas().disks(&new.context).await?;
     let mut disks = Vec::new();
     for done in &new.disks {
@@ -190,7 +231,7 @@ pub(super) async fn commit_point(tx: &Tx, new: &NewPoint) -> Result<()> {
             point: new.id.clone(),
             disk: row.id,
             key: done.key,
-            volume,
+            volume: volume.clone(),
             capacity_bytes: done.capacity_bytes,
             change_id: Some(done.change_id.to_string()),
             first_digest: done.first_digest.clone(),
@@ -201,6 +242,7 @@ pub(super) async fn commit_point(tx: &Tx, new: &NewPoint) -> Result<()> {
         });
         let moved = done.bytes_written.saturating_add(done.bytes_zeroed);
         tx.replicas().add_history(&history(new, done, row, moved)).await?;
+        tx.replicas().set_generation(&volume, done.generation).await?;
         tx.replicas().set_change_id(&new.context, done.key, &new.job, Some(done.change_id.as_str()), moved).await?;
     }
     let point = Point {
@@ -251,7 +293,7 @@ pub(super) async fn applied(tx: &Tx, context: &ContextId, id: &PointId) -> Resul
 
 /// How far the job is, in the replication's own row.
 pub(super) async fn progress(progress: Progress, job: &Job, tx: &Tx) -> Result<()> {
-    tx.replications().progress(&job.id, job.percent, progress.bytes_done, progress.bytes_total).await
+    tx.replications().progress(&job.id, job.percent, progress.bytes_written, progress.bytes_total).await
 }
 
 /// The job came to rest: its row, its VM's counts, and where the VM stands now, which follows from its points alone.
@@ -271,7 +313,7 @@ pub(super) async fn settle(outcome: &Outcome<'_>, job: &Job, tx: &Tx) -> Result<
         trigger,
         error: failure.map(|f| f.message.as_str()),
         error_kind: failure.map(|f| f.kind.as_str()),
-        point: point.as_ref().map(|(point, _)| &point.id).filter(|_| status == JobStatus::Completed),
+        point: point.as_ref().filter(|(point, _)| point.job == job.id && status == JobStatus::Completed).map(|(point, _)| &point.id),
     };
     tx.replications().end(&job.id, &end).await?;
     stand(tx, id, job, status, point).await
@@ -288,28 +330,32 @@ fn status_of(outcome: &Outcome<'_>) -> JobStatus {
 }
 
 async fn stand(tx: &Tx, id: &ContextId, job: &Job, status: JobStatus, point: Option<(Point, Vec<PointDisk>)>) -> Result<()> {
-    let context = tx.replications().context(id).await?;
-    let disks: Vec<DiskKey> = tx.replicas().disks(id).await?.iter().filter(|d| d.removed_at.is_none()).map(|d| d.spec.key).collect();
-    let has_point = point.as_ref().is_some_and(|(point, held)| hold_one_point(&disks, point.status, held));
-    let facts = StandingFacts {
-        has_point,
-        replicating: false,
-        failover: FailoverMark::None,
-        last_job: Some(LastJob { kind: JobKind::Replication, status, left_over: status == JobStatus::NeedsAttention }),
+    let context = tx.contexts().get(id).await?;
+    let has_point = point.as_ref().is_some_and(|(point, held)| hold_one_point(point, held));
+    let failover = match context.status {
+        ContextStatus::FailedOverTest => FailoverMark::Test,
+        ContextStatus::FailedOverLive => FailoverMark::Live,
+        ContextStatus::Completed => FailoverMark::Final,
+        _ => FailoverMark::None,
     };
-    let trigger = match standing(facts).status {
-        ContextStatus::ReadyForFailover => ContextTrigger::HoldsPoint,
-        ContextStatus::Failed => ContextTrigger::LacksPoint,
-        ContextStatus::CleanupRequired => ContextTrigger::LeftBehind,
-        _ => ContextTrigger::NothingYet,
+    let last_job = Some(LastJob { kind: JobKind::Replication, status, left_over: status == JobStatus::NeedsAttention });
+    let stands = standing(StandingFacts { has_point, replicating: false, failover, last_job }).status;
+    // A job that a person sent on finds its VM where it belongs already, or where a failover has left it.
+    let stays =
+        stands == context.status || (context.status == ContextStatus::CleanupRequired && tx.jobs().holding_back(id).await?.is_some());
+    let to = match stands {
+        _ if stays => context.status,
+        ContextStatus::ReadyForFailover => tx.contexts().change(&context, ContextTrigger::HoldsPoint).await?,
+        ContextStatus::Failed => tx.contexts().change(&context, ContextTrigger::LacksPoint).await?,
+        ContextStatus::CleanupRequired => tx.contexts().change(&context, ContextTrigger::LeftBehind).await?,
+        _ => tx.contexts().change(&context, ContextTrigger::NothingYet).await?,
     };
-    let to = tx.replications().change_context(&context, trigger).await?;
     let counts = JobCounts {
         total: context.jobs.total.saturating_add(1),
         successful: context.jobs.successful.saturating_add(u64::from(status == JobStatus::Completed)),
         failed: context.jobs.failed.saturating_add(u64::from(matches!(status, JobStatus::Failed | JobStatus::NeedsAttention))),
     };
-    tx.replications().count(id, &job.id, counts, status == JobStatus::Completed).await?;
+    tx.contexts().count(id, &job.id, counts, status == JobStatus::Completed).await?;
     tell_status(tx, &context, to, Some(&job.id)).await
 }
 

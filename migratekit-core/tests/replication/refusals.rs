@@ -14,8 +14,10 @@ use crate::rig::{Rig, SIZES};
 async fn each_impossible_pass_is_refused_by_its_own_text_and_leaves_nothing() {
     let rig = Rig::new().await;
     let vm = rig.world.add("web", &SIZES, 1).await;
-    let text = rig.fail("web", &vm, ReplicationMode::Incremental).await;
-    assert!(text.contains("replicate in full first"), "{text}");
+    let error = rig.ask(&vm, ReplicationMode::Incremental).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    assert!(error.message().contains("replicate in full first"), "{error}");
+    assert!(rig.runner.jobs().active().await.unwrap().is_empty(), "there is no job of it");
     rig.replicate("web", &vm, ReplicationMode::Auto).await;
     rig.world.change("web", 2);
 
