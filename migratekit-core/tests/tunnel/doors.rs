@@ -126,7 +126,7 @@ async fn a_revoked_key_is_cut_with_its_stream_full_and_comes_in_no_more() {
     let took = began.elapsed();
     assert!(rig.server.connected().is_empty(), "when revoke returns nothing is left");
     for _ in 0..4 {
-        assert!(stopped.ended.lock().unwrap().try_recv().is_ok(), "and the handlers have ended");
+        assert!(stopped.ended.lock().await.try_recv().is_ok(), "and the handlers have ended");
     }
     println!("revoked with 4 full streams in {took:?}");
     for mut stream in streams {

@@ -65,7 +65,7 @@ async fn a_stopped_consumer_stops_its_own_stream_and_no_other() {
     soon("the rest", &mut writing).await.unwrap();
     drop(writing);
     soon("the end", stuck.shutdown()).await.unwrap();
-    let counted = soon("the count", async { stopped.ended.lock().unwrap().recv().await }).await;
+    let counted = soon("the count", async { stopped.ended.lock().await.recv().await }).await;
     assert_eq!(counted, Some(total));
     rig.close().await;
 }
