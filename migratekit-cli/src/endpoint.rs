@@ -15,5 +15,11 @@ pub(crate) async fn both(first: &str, second: &str, tunnel: &TunnelArgs) -> Resu
         }
         _ => None,
     };
-    Ok((Endpoint::parse(first, access.as_ref())?, Endpoint::parse(second, access.as_ref())?))
+    let read = |text| Endpoint::parse(text, access.as_ref()).map_err(|e| hint(e, text, access.is_none()));
+    Ok((read(first)?, read(second)?))
+}
+
+/// Names the options that an address of a tunnel needs.
+fn hint(error: Error, text: &str, no_access: bool) -> Error {
+    if no_access && text.starts_with("ssh://") { error.with("needs", "--ssh-key and --ssh-host-key") } else { error }
 }

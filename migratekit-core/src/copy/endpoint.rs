@@ -57,10 +57,11 @@ impl FromStr for Endpoint {
         match text.split_once("://") {
             _ if text.is_empty() => refuse(ErrorKind::InvalidInput, "it is empty"),
             _ if Uri::looks_like(text) => Ok(Endpoint::Nbd(text.parse()?)),
-            Some(("ssh", _)) => {
-                // Without the address: somebody may have written a password into it.
-                let text = "a tunnel is entered by a key, and its server's key must be known; name both";
-                Err(Error::new(ErrorKind::InvalidInput, "read an address", text))
+            Some(("ssh", place)) => {
+                // Without what stands before the host: somebody may have written a password there.
+                let place = place.rsplit_once('@').map_or(place, |(_, place)| place);
+                let text = "a tunnel is entered by a key, and its server's key must be known";
+                Err(Error::new(ErrorKind::InvalidInput, "read an address", text).with("address", format!("ssh://{place}")))
             }
             Some((scheme, _)) if !scheme.contains('/') => refuse(
                 ErrorKind::InvalidInput,

@@ -2,19 +2,14 @@
 //!
 //! russh gives the peer its window back when a packet **arrives**, not when the consumer took it, so the window of SSH does not bound
 //! what a stopped consumer makes us hold. Between two ends of ours a second window does: the sender spends [`Credit`], the receiver
-//! gives it back as the consumer takes bytes (a message beside the data, see [`super::stream`]). Both sides count a packet as its
-//! payload and [`PACKET_COST`].
+//! gives it back as the consumer takes bytes (a message beside the data, see [`super::stream`]). Bytes are counted and not packets,
+//! which russh may divide on the way; an endless row of tiny packets holds no more memory than their bytes, since they are kept together.
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
+use bytes::{Buf as _, BytesMut};
 
-use super::limits::{PACKET_COST, WINDOW};
-
-/// What a packet of this payload counts for.
-pub(super) fn cost(payload: usize) -> u64 {
-    u64::try_from(payload).unwrap_or(u64::MAX).saturating_add(PACKET_COST)
-}
+use super::limits::{PACKET, WINDOW};
 
 /// What may still be sent on a channel.
 #[derive(Debug)]
@@ -35,14 +30,14 @@ impl Credit {
     pub(super) fn allows(&self, wanted: usize) -> usize {
         match self {
             Credit::Foreign => wanted,
-            Credit::Left(left) => wanted.min(usize::try_from(left.saturating_sub(PACKET_COST)).unwrap_or(usize::MAX)),
+            Credit::Left(left) => wanted.min(usize::try_from(*left).unwrap_or(usize::MAX)),
         }
     }
 
     /// A payload was sent.
     pub(super) fn spend(&mut self, payload: usize) {
         if let Credit::Left(left) = self {
-            *left = left.saturating_sub(cost(payload));
+            *left = left.saturating_sub(u64::try_from(payload).unwrap_or(u64::MAX));
         }
     }
 
@@ -61,8 +56,7 @@ impl Credit {
 /// What arrived and was not taken yet.
 #[derive(Debug, Default)]
 pub(super) struct Inbox {
-    parts: VecDeque<(Bytes, u64)>,
-    /// What the parts count for.
+    parts: VecDeque<BytesMut>,
     held: u64,
     /// What was taken and not given back to the sender yet.
     owed: u64,
@@ -73,13 +67,15 @@ const GIVE_BACK: u64 = WINDOW as u64 / 4;
 
 impl Inbox {
     /// Puts a payload in.
-    pub(super) fn put(&mut self, payload: Bytes) {
-        let cost = cost(payload.len());
-        self.held = self.held.saturating_add(cost);
-        self.parts.push_back((payload, cost));
+    pub(super) fn put(&mut self, payload: &[u8]) {
+        self.held = self.held.saturating_add(u64::try_from(payload.len()).unwrap_or(u64::MAX));
+        match self.parts.back_mut() {
+            Some(last) if last.len() + payload.len() <= PACKET as usize => last.extend_from_slice(payload),
+            _ => self.parts.push_back(BytesMut::from(payload)),
+        }
     }
 
-    /// What is held, as it counts.
+    /// The bytes that are held.
     pub(super) fn held(&self) -> u64 {
         self.held
     }
@@ -89,22 +85,19 @@ impl Inbox {
         self.parts.is_empty()
     }
 
-    /// Copies out as much as there is and `take` wants; gives how much that was.
-    pub(super) fn take(&mut self, mut take: impl FnMut(&[u8]) -> usize) -> usize {
-        let mut moved = 0;
-        while let Some((part, cost)) = self.parts.front_mut() {
+    /// Copies out as much as there is and `take` wants.
+    pub(super) fn take(&mut self, mut take: impl FnMut(&[u8]) -> usize) {
+        while let Some(part) = self.parts.front_mut() {
             let n = take(part).min(part.len());
-            moved += n;
-            if n < part.len() {
-                let _ = part.split_to(n);
-                break;
+            let moved = u64::try_from(n).unwrap_or(u64::MAX);
+            self.held = self.held.saturating_sub(moved);
+            self.owed = self.owed.saturating_add(moved);
+            part.advance(n);
+            if !part.is_empty() {
+                return;
             }
-            // The whole cost at the end of the packet: what is held is never counted too low.
-            self.held = self.held.saturating_sub(*cost);
-            self.owed = self.owed.saturating_add(*cost);
             self.parts.pop_front();
         }
-        moved
     }
 
     /// What the sender should get back now: nothing until it is worth a message.
@@ -134,33 +127,36 @@ mod tests {
         /// Whatever is sent and taken in whatever pieces: every byte arrives once and in order, the receiver never holds more than
         /// the window, no credit is made or lost, and a sender whose consumer goes on never stands still.
         #[test]
-        fn the_two_accounts_agree(steps in prop::collection::vec((1_usize..70_000, 0_usize..200_000), 1..200)) {
+        fn the_two_accounts_agree(steps in prop::collection::vec((1_usize..70_000, 1_usize..70_000, 0_usize..200_000), 1..200)) {
             let (mut credit, mut inbox) = (Credit::new(true), Inbox::default());
             let (mut sent, mut taken) = (0_usize, 0_usize);
-            for (send, take) in steps {
+            for (send, divided, take) in steps {
                 let n = credit.allows(send);
                 if n > 0 {
                     credit.spend(n);
-                    inbox.put((sent..sent + n).map(|i| (i % 251) as u8).collect::<Vec<_>>().into());
+                    let payload: Vec<u8> = (sent..sent + n).map(|i| (i % 251) as u8).collect();
+                    // As one packet, or as several: the sender does not know.
+                    payload.chunks(divided).for_each(|part| inbox.put(part));
                     sent += n;
                 }
                 prop_assert!(inbox.held() <= u64::from(WINDOW));
                 let mut left = take;
-                taken += inbox.take(|part| {
+                inbox.take(|part| {
                     let n = part.len().min(left);
+                    assert!(part[..n].iter().enumerate().all(|(i, b)| *b == ((taken + i) % 251) as u8), "out of order");
                     left -= n;
+                    taken += n;
                     n
                 });
                 if let Some(amount) = inbox.give_back() {
                     prop_assert!(credit.give(u64::from(amount)));
                 }
             }
-            let mut last = Vec::new();
-            taken += inbox.take(|part| { last.extend_from_slice(part); part.len() });
+            inbox.take(|part| { taken += part.len(); part.len() });
             prop_assert_eq!(taken, sent);
-            let expected: Vec<u8> = (sent - last.len()..sent).map(|i| (i % 251) as u8).collect();
-            prop_assert_eq!(last, expected);
-            inbox.give_back().map(|amount| credit.give(u64::from(amount)));
+            if let Some(amount) = inbox.give_back() {
+                prop_assert!(credit.give(u64::from(amount)));
+            }
             prop_assert!(inbox.is_empty() && credit.allows(65_536) == 65_536, "an idle channel can send a packet: {:?}", credit);
         }
     }
@@ -173,12 +169,12 @@ mod tests {
     }
 
     #[test]
-    fn tiny_packets_count_for_more_than_their_payload() {
-        let (mut credit, mut packets) = (Credit::new(true), 0_u64);
-        while credit.allows(1) == 1 {
-            credit.spend(1);
-            packets += 1;
+    fn tiny_packets_are_kept_together() {
+        let mut inbox = Inbox::default();
+        for _ in 0..WINDOW {
+            inbox.put(&[1]);
         }
-        assert!(packets <= u64::from(WINDOW) / PACKET_COST);
+        let memory: usize = inbox.parts.iter().map(BytesMut::capacity).sum();
+        assert!(inbox.parts.len() <= (WINDOW / PACKET) as usize + 1 && memory <= 2 * WINDOW as usize, "{memory}");
     }
 }

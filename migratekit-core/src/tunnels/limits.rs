@@ -9,8 +9,6 @@ use crate::units::{KIB, MIB};
 pub const WINDOW: u32 = 2 * 1024 * 1024;
 /// The longest payload of one packet, in bytes. 32 KiB costs half as much again in processor time, 256 KiB gains nothing more.
 pub const PACKET: u32 = 64 * 1024;
-/// What a packet counts for beyond its payload, in bytes: an endless row of tiny packets must not hold more memory than it counts for.
-pub const PACKET_COST: u64 = 256;
 /// Bytes a channel holds for a consumer that does not take them. Our own peers send no more until the consumer took some; on a
 /// connection of a foreign peer nothing more is read then.
 pub const CHANNEL_BUFFER: u64 = WINDOW as u64 + 256 * KIB;

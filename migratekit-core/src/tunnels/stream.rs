@@ -89,7 +89,7 @@ impl Flow {
         if state.reader_gone || state.end != End::Open {
             return true;
         }
-        state.inbox.put(Bytes::copy_from_slice(data));
+        state.inbox.put(data);
         if state.inbox.held() > CHANNEL_BUFFER {
             if self.own {
                 return false;
@@ -133,12 +133,6 @@ impl Flow {
         }
         wake(&mut state.reader);
         wake(&mut state.writer);
-    }
-
-    /// What is held for the reader, as it counts.
-    #[cfg(test)]
-    pub(super) fn held(&self) -> u64 {
-        self.lock().inbox.held()
     }
 
     /// Takes what there is.

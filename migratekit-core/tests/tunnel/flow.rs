@@ -14,8 +14,8 @@ use crate::rig::{Echo, Rig, Stopped, StoppedHandler, soon, there_and_back};
 /// A listener whose sockets hold very little, so that both sides find them full at once.
 fn small_listener() -> TcpListener {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
-    socket.set_send_buffer_size(4096).unwrap();
-    socket.set_recv_buffer_size(4096).unwrap();
+    socket.set_send_buffer_size(32 * 1024).unwrap();
+    socket.set_recv_buffer_size(32 * 1024).unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     socket.listen(16).unwrap()
 }
@@ -26,7 +26,7 @@ async fn both_directions_full_at_once_never_wait_for_each_other() {
     let link = rig.client().connect().await.unwrap();
     // Several channels, each with more on its way in both directions than sockets and windows hold.
     let streams = [link.open(NBD_PORT).await.unwrap(), link.open(NBD_PORT).await.unwrap(), link.open(NBD_PORT).await.unwrap()];
-    let [a, b, c] = streams.map(|stream| there_and_back(stream, 12 * MIB as usize));
+    let [a, b, c] = streams.map(|stream| there_and_back(stream, 6 * MIB as usize));
     tokio::join!(a, b, c);
     rig.close().await;
 }
@@ -65,7 +65,7 @@ async fn a_stopped_consumer_stops_its_own_stream_and_no_other() {
     soon("the rest", &mut writing).await.unwrap();
     drop(writing);
     soon("the end", stuck.shutdown()).await.unwrap();
-    let counted = soon("the count", async { stopped.ended.lock().unwrap().recv().await }).await;
+    let counted = soon("the count", async { stopped.ended.lock().await.recv().await }).await;
     assert_eq!(counted, Some(total));
     rig.close().await;
 }

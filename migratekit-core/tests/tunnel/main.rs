@@ -8,3 +8,4 @@ mod doors;
 mod flow;
 mod openssh;
 mod rig;
+mod sshd;

@@ -2,13 +2,12 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Output};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use migratekit_core::testing::peer::{free_port, program};
-use migratekit_core::tunnels::{AuthorizedKeys, KeySource, NBD_PORT, PublicKey, USER, limits};
+use migratekit_core::tunnels::{AuthorizedKeys, KeySource, NBD_PORT, PublicKey, USER};
 use migratekit_core::units::MIB;
 
 use crate::rig::{Echo, Rig, Stopped, StoppedHandler};
@@ -160,10 +159,7 @@ async fn openssh_is_refused_everything_else() {
         let out = crate::rig::soon("a command", output(command)).await;
         assert!(!out.status.success() && String::from_utf8_lossy(&out.stderr).contains("prohibited"), "{tail:?}: {out:?}");
     }
-    // Another key than the known one, and what is left after all that: a server that serves.
-    let mut strange = ssh.command(&["-N"]);
-    strange.args(["-o", "IdentityAgent=none"]);
-    std::fs::set_permissions(ssh.path("key"), std::fs::Permissions::from_mode(0o600)).unwrap();
+    // What is left after all that: a server that serves.
     crate::rig::there_and_back(rig.client().bulk(NBD_PORT).await.unwrap(), 1000).await;
     rig.close().await;
 }
@@ -185,7 +181,7 @@ async fn a_stopped_consumer_of_openssh_is_bounded_and_harms_nobody_else() {
     assert!(!writing.is_finished(), "64 MiB went to a consumer that takes none");
     stopped.go();
     crate::rig::soon("the rest through ssh", writing).await.unwrap();
-    let counted = crate::rig::soon("the count", async { stopped.ended.lock().unwrap().recv().await }).await;
+    let counted = crate::rig::soon("the count", async { stopped.ended.lock().await.recv().await }).await;
     assert_eq!(counted, Some(total));
     rig.close().await;
 }
@@ -201,6 +197,5 @@ async fn ssh_keyscan_sees_one_host_key_the_pinned_one() {
     assert_eq!(keys.len(), 1, "{text}");
     let key: PublicKey = keys[0].split_once(' ').unwrap().1.parse().unwrap();
     assert_eq!(key.fingerprint(), *rig.server.fingerprint());
-    assert!(u64::from(limits::WINDOW) <= 2 * MIB);
     rig.close().await;
 }

@@ -72,14 +72,14 @@ impl StreamHandler for Echo {
 /// Reads nothing until it is told to, then counts what comes; tells when a stream ended.
 pub(crate) struct Stopped {
     go: watch::Sender<bool>,
-    pub(crate) ended: Mutex<mpsc::UnboundedReceiver<u64>>,
+    pub(crate) ended: tokio::sync::Mutex<mpsc::UnboundedReceiver<u64>>,
     tell: mpsc::UnboundedSender<u64>,
 }
 
 impl Stopped {
     pub(crate) fn new() -> Arc<Self> {
         let (tell, ended) = mpsc::unbounded_channel();
-        Arc::new(Stopped { go: watch::channel(false).0, ended: Mutex::new(ended), tell })
+        Arc::new(Stopped { go: watch::channel(false).0, ended: tokio::sync::Mutex::new(ended), tell })
     }
 
     pub(crate) fn go(&self) {
