@@ -61,7 +61,7 @@ fn a_catalog_goes_on_in_another_file_and_on_mariadb() {
     let read = next.json(&["db", "import", file]);
     assert_eq!((&read["rows"], &read["blake3"], &read["key"]["health"]), (&written["rows"], &written["blake3"], &"good".into()), "{read}");
     assert_eq!(told(&next, &[]), before);
-    assert!(next.succeed(&["credential", "test", "vc1"]).contains("the password opens"));
+    assert!(next.succeed(&["credential", "test", "vc1"]).contains("the saved password opens"));
     // It is a catalog like any other: the next pass goes on from the last point.
     let pass = next.json(&["replicate", "web-01", "--incremental"]);
     assert_eq!(pass["status"], "completed", "{pass}");
@@ -78,7 +78,7 @@ fn a_catalog_goes_on_in_another_file_and_on_mariadb() {
     let read = third.json(&[&["db", "import", file], &store[..]].concat());
     assert_eq!((&read["rows"], &read["blake3"]), (&written["rows"], &written["blake3"]), "{read}");
     assert_eq!(told(&third, &store), before);
-    assert!(third.succeed(&[&["credential", "test", "vc1"], &store[..]].concat()).contains("the password opens"));
+    assert!(third.succeed(&[&["credential", "test", "vc1"], &store[..]].concat()).contains("the saved password opens"));
     let again = third.json(&[&["db", "export", back], &store[..]].concat());
     assert_eq!((&again["rows"], &again["tables"]), (&written["rows"], &written["tables"]));
     let pass = third.run(&[&["replicate", "web-01", "--full"], &store[..]].concat());
@@ -99,7 +99,7 @@ fn a_part_of_a_catalog() {
     assert!(text.contains("vc1") && !text.contains("web-01") && !text.contains(PASSWORD));
     let next = next_home(&home);
     next.succeed(&["db", "import", part]);
-    assert!(next.succeed(&["credential", "test", "vc1"]).contains("the password opens"));
+    assert!(next.succeed(&["credential", "test", "vc1"]).contains("the saved password opens"));
     assert_eq!(next.json(&["vm", "list"])["items"].as_array().unwrap().len(), 0);
     next.succeed(&["vm", "add", "lab", "--all"]);
 

@@ -19,8 +19,8 @@ fn sqlite(home: &Home, sql: &str) -> String {
 fn verbs_remove_what_is_old_a_bounded_part_at_a_time_once_an_hour() {
     let home = Home::new();
     home.succeed(&["vm", "list"]);
-    let old = "INSERT INTO log_events (level, message, ts) \
-               WITH RECURSIVE n (v) AS (SELECT 1 UNION ALL SELECT v + 1 FROM n WHERE v < 10600) SELECT 'INFO', 'old', v FROM n";
+    let old = "INSERT INTO log_events (level, message, attrs, ts) \
+               WITH RECURSIVE n (v) AS (SELECT 1 UNION ALL SELECT v + 1 FROM n WHERE v < 10600) SELECT 'INFO', 'old', '{}', v FROM n";
     sqlite(&home, old);
     let left = || sqlite(&home, "SELECT COUNT(*) FROM log_events WHERE message = 'old'");
     home.succeed(&["vm", "list"]);

@@ -48,7 +48,7 @@ fn a_rotation_that_was_killed_at_its_beginning_stands_in_nobody_s_way() {
         assert_eq!(done["unopened_count"].as_u64(), Some(0), "{done}");
         assert!(moved == 0 || done["moved"].as_u64() == Some(moved), "{done}");
         for name in ["vc1", "vc2"] {
-            assert!(home.succeed(&["credential", "test", name]).contains("the password opens"));
+            assert!(home.succeed(&["credential", "test", name]).contains("the saved password opens"));
         }
     }
 }

@@ -60,7 +60,11 @@ fn every_verb_works_and_the_second_start_is_a_conflict() {
     home.manage_all();
     // What a job says of itself is kept, also beside lines that belong to no job.
     home.refuse(&["replicate", "web-01", "--incremental"], 3, &[" next: "]);
-    let failed = home.json(&["job", "list", "--status", "failed"])["items"][0]["id"].as_str().unwrap().to_owned();
+    let (disk, aside) = (home.machine("web-01").join("0.img"), home.path("aside.img"));
+    std::fs::rename(&disk, &aside).unwrap();
+    home.refuse(&["replicate", "web-01"], 4, &[" next: "]);
+    std::fs::rename(&aside, &disk).unwrap();
+    let failed = home.json(&["job", "list", "--status", "failed"])["items"][0]["job_id"].as_str().unwrap().to_owned();
     let log = home.succeed(&["job", "log", &failed]);
     assert!(log.contains("WARN") && log.contains("the step failed"), "{log}");
 
@@ -79,9 +83,9 @@ fn every_verb_works_and_the_second_start_is_a_conflict() {
     let jobs = jobs["items"].as_array().unwrap();
     let all: Vec<_> = jobs.iter().map(|job| job["status"].as_str().unwrap()).collect();
     assert_eq!(all, ["completed", "failed"], "{jobs:?}");
-    let detail = home.json(&["job", "show", jobs[0]["id"].as_str().unwrap()]);
+    let detail = home.json(&["job", "show", jobs[0]["job_id"].as_str().unwrap()]);
     assert!(!detail["steps"].as_array().unwrap().is_empty(), "{detail}");
-    assert!(home.succeed(&["job", "watch", jobs[0]["id"].as_str().unwrap()]).contains("completed"));
+    assert!(home.succeed(&["job", "watch", jobs[0]["job_id"].as_str().unwrap()]).contains("completed"));
     for (number, replica) in home.replicas("web-01").iter().enumerate() {
         assert_equal(&home.machine("web-01").join(format!("{number}.img")), replica, "on MariaDB");
     }

@@ -83,7 +83,7 @@ fn a_failure_is_told_in_clean_words_with_what_to_do_everywhere() {
     assert_eq!((page["version"].as_u64(), page["items"].as_array().unwrap().len()), (Some(1), 1), "{page}");
     let item = &page["items"][0];
     assert_eq!((item["error_category"].as_str(), item["error_severity"].as_str()), (Some("platform"), Some("error")), "{item}");
-    assert_eq!(item["actionable_steps"][0]["target"]["name"], "migratekit vm discover", "{item}");
+    assert_eq!(item["actionable_steps"][0]["target"]["name"], "migratekit vm discover SITE", "{item}");
     let job = item["job_id"].as_str().unwrap();
     for args in
         [&["job", "show", job][..], &["job", "list"], &["replicate", "show", "web-01"], &["vm", "show", "web-01"], &["job", "watch", job]]

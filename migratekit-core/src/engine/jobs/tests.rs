@@ -1,3 +1,5 @@
+//! Jobs as the front door shows and follows them.
+
 use super::*;
 use crate::credentials::{Key, Keys, Vault};
 use crate::jobs::Jobs;
