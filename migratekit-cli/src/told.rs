@@ -98,7 +98,7 @@ pub(crate) fn verdict(detail: &JobDetail) -> Result<()> {
         return Ok(());
     }
     let (Some(said), Some(kind)) = (Message::of(job).filter(|_| !job.status.is_busy()), Message::kind_of(job)) else {
-        let text = format!("it is {}: this process ended before it; `migratekit replicate resume VM` continues it", job.status);
+        let text = format!("it is not finished ({}): `migratekit replicate resume VM` continues it", job.status);
         return Err(Error::new(ErrorKind::Cancelled, RUN, text).with("job", &job.id));
     };
     let names = Names::of(&job.id, detail.job.vm_name.as_deref(), detail.job.context_id.as_ref());

@@ -163,7 +163,7 @@ fn a_vm_goes_only_with_its_volumes_and_an_interrupted_removal_goes_on() {
     let vm = home.json(&["vm", "show", "web-01"]);
     assert_eq!((vm["context"]["status"].as_str(), vm["ready_for_failover"].as_bool()), (Some("cleanup_required"), Some(false)));
     assert!(vm["point"].is_null() && vm["disks"][0]["volume"].is_null() && vm["disks"][1]["change_id"].is_null(), "{vm}");
-    home.refuse(&["replicate", "web-01"], 6, &["given up", "vm remove --with-volumes"]);
+    home.refuse(&["replicate", "web-01"], 3, &["volumes are being removed", "vm remove --with-volumes"]);
     home.refuse(&["vm", "remove", "web-01"], 6, &["--with-volumes"]);
     drop(open);
 

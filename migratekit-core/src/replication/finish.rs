@@ -42,9 +42,9 @@ impl Replication {
         let name = self.point(cx).await?;
         for disk in disks {
             let replica = self.replica(cx, target, &known, disk.key, disk.capacity_bytes).await?;
-            let waits = replica.pending().is_some_and(|pending| pending.complete && pending.point == name);
+            let waits = replica.pending().is_some_and(|pending| pending.complete && pending.point == name) && !replica.is_stale();
             if !waits && replica.holding() != Holding::Point(name.clone()) {
-                const GONE: &str = "what was copied is gone: another job removed it meanwhile; replicate again";
+                const GONE: &str = "what was copied is gone, or no longer fits the volume: another job was here meanwhile; replicate again";
                 return Err(Error::new(ErrorKind::Changed, "commit a point", GONE).with("disk", disk.key).with("point", &name));
             }
         }

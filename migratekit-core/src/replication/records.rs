@@ -132,7 +132,10 @@ async fn refuse_unclean(tx: &Tx, context: &Context) -> Result<()> {
         return Err(refused("what an earlier job of the VM left must be cleaned up first").with("job", other));
     }
     match tx.replicas().volumes(&context.id).await?.iter().find(|volume| volume.status == VolumeStatus::Destroy) {
-        Some(volume) => Err(refused("its volumes are being removed, and that broke off; remove the VM again").with("volume", &volume.id)),
+        Some(volume) => {
+            const REMOVED: &str = "its volumes are being removed, and that broke off; `migratekit vm remove --with-volumes` goes on";
+            Err(refused(REMOVED).with("volume", &volume.id))
+        }
         None => Ok(()),
     }
 }

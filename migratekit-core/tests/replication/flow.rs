@@ -101,7 +101,8 @@ async fn steps_that_take_long_tell_how_far_they_are() {
     let image = rig.world.image("web", "disk-2000".parse().unwrap());
     std::fs::write(image, vec![7; SIZE as usize]).unwrap();
     let job = rig.replicate("web", &vm, ReplicationMode::Auto).await;
-    let events = rig.world.store.read("look", |tx| async move { tx.events().of_job_after(&job.id, None).await }).await.unwrap();
+    let id = &job.id;
+    let events = rig.world.store.read("look", |tx| async move { tx.events().of_job_after(id, None).await }).await.unwrap();
     for step in ["snapshotting", "applying"] {
         let of_step: Vec<_> = events.iter().filter(|event| event.data["step"] == step).collect();
         let ends: Vec<_> = of_step.iter().filter(|e| e.kind == EventKind::StepStatus).map(|e| e.data["percent"].as_u64()).collect();

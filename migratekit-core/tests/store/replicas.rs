@@ -171,10 +171,10 @@ async fn a_point_takes_the_place_of_the_one_before(store: Store) {
         ErrorKind::Changed,
         "seen as committed, and is applied"
     );
-    let (now, held) = call!(store, |tx| tx.replicas().point(&vm.id)).unwrap().unwrap();
+    let (now, held) = &call!(store, |tx| tx.replicas().point(&vm.id)).unwrap().unwrap();
     assert!(now.status == PointStatus::Applied && now.applied_at.is_some());
     assert!(held.iter().all(|disk| disk.applied && disk.spool.is_none()));
-    call!(store, |tx| tx.replicas().applied(&now)).unwrap();
+    call!(store, |tx| tx.replicas().applied(now)).unwrap();
 
     let (id, first_mib, last_mib) = (&first.id, &"c".repeat(64), &"d".repeat(64));
     call!(store, |tx| tx.replicas().grow_point_disk(id, key, 8 << 40, first_mib, last_mib)).unwrap();

@@ -372,10 +372,10 @@ async fn a_failover_changes_from_the_state_it_was_seen_in(store: Store) {
 async fn failovers_are_searched_and_those_over_are_found(store: Store) {
     let vm = &vm("web", "vm-1");
     add_vm(&store, vm).await.unwrap();
-    let live = failover(&store, vm, FailoverKind::Live, Some(10)).await;
-    let early = failover(&store, vm, FailoverKind::Test, Some(10)).await;
-    let late = failover(&store, vm, FailoverKind::Test, None).await;
-    for one in [&live, &early, &late] {
+    let live = &failover(&store, vm, FailoverKind::Live, Some(10)).await;
+    let early = &failover(&store, vm, FailoverKind::Test, Some(10)).await;
+    let late = &failover(&store, vm, FailoverKind::Test, None).await;
+    for one in [live, early, late] {
         advance(&store, one, &FORWARD).await;
     }
     call!(store, |tx| tx.failovers().set_cleanup(&late.id, Some(at(20)))).unwrap();

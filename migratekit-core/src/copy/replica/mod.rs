@@ -76,6 +76,8 @@
 //! - One pass or settling at a time; the volume is locked against other processes as long as its `Replica` lives. Points may be read
 //!   meanwhile; while somebody reads the old point, applying the new one is refused as `Busy`.
 //! - What lies there and what the caller expects are compared, never reconciled by guessing: an error names both.
+//! - Who writes the volume between two openings, wherever, is seen: the point is then no longer *followed* ([`Replica::is_followed`]), and
+//!   only a comparison of all of it makes it so again.
 //!
 //! It does not decide what is committed, knows no catalog, and no source.
 
@@ -335,10 +337,11 @@ impl Replica {
     pub async fn close(&self) -> Result<()> {
         let _turn = self.inner.take_turn("close a replica")?;
         self.inner.ledger.save(true).await?;
-        match &self.inner.volume.state {
-            Some(state) => self.inner.ledger.seal(&state().await?).await,
-            None => Ok(()),
-        }
+        let Some(state) = &self.inner.volume.state else { return Ok(()) };
+        let now = state().await?;
+        // A seal that is whole: we wrote nothing. Then nobody else may have either.
+        self.inner.ledger.check_seal(&now).await;
+        self.inner.ledger.seal(&now).await
     }
 }
 

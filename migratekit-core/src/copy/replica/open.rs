@@ -72,6 +72,9 @@ impl Replica {
     }
 
     /// The volume is about to be written from outside of the replica, by somebody who keeps its point: made larger, say. Breaks the seal.
+    ///
+    /// # Errors
+    /// As the volume cannot be looked at.
     pub async fn unseal(&self) -> Result<()> {
         self.inner.unseal().await.map(|_| ())
     }
