@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 use super::again::again;
 use super::disks::Plan;
 use super::pass::{DiskDone, DiskPass, DiskProgress};
-use super::records::Known;
+use super::records::{self, Known};
 use super::saga::Replication;
 use super::setup::{missing, refuse_foreign};
 use super::world::SourceMachine;
@@ -19,6 +19,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::DiskKey;
 use crate::jobs::{Progress, StepContext, Thing};
 use crate::model::{Intent, IntentStatus};
+use crate::planted::planted;
 use crate::platform::{Consistency, Snapshot, SnapshotName, Source};
 use crate::task::Scope;
 
@@ -105,6 +106,10 @@ impl Replication {
         let refused: Vec<_> = done.iter().filter(|d| d.refused.is_some()).map(|d| d.key.to_string()).collect();
         if !refused.is_empty() {
             tracing::warn!(disks = refused.join(" "), "change ids were not believed; these disks were compared");
+        }
+        if planted("change-ids-before-commit") {
+            let (context, done) = (cx.context()?, &done);
+            cx.commit(|tx| async move { records::remember(&tx, context, cx.job(), done).await }).await?;
         }
         cx.once("done", || done).await.map(|_| ())
     }

@@ -19,6 +19,7 @@ use crate::model::{
     CbtEntry, Context, ContextStatus, ContextTrigger, Disk, EventKind, FailoverMark, Job, JobCounts, JobKind, JobStatus, LastJob, Point,
     PointDisk, PointStatus, ReplicationMode, ReplicationTrigger, StandingFacts, VolumeStatus, hold_one_point, standing,
 };
+use crate::planted::planted;
 use crate::platform::{Machine, SnapshotName, Volume, VolumeTag};
 use crate::store::{NewEvent, NewVolume, ReplicationEnd, Tx, VmLook};
 
@@ -78,7 +79,9 @@ impl Known {
             .iter()
             .map(|disk| {
                 let held = held(disk.spec.key).map(|held| {
-                    let change_id = held.change_id.as_ref().map(|id| id.parse()).transpose()?;
+                    // Those of the point, not those of the disk's row: they are right by themselves.
+                    let from = if planted("change-ids-before-commit") { &disk.change_id } else { &held.change_id };
+                    let change_id = from.as_ref().map(|id| id.parse()).transpose()?;
                     Ok::<_, Error>(HeldDisk { capacity_bytes: held.capacity_bytes, change_id })
                 });
                 Ok(KnownDisk { key: disk.spec.key, held: held.transpose()? })
@@ -181,10 +184,16 @@ pub(super) async fn volume_grown(tx: &Tx, volume: &Volume) -> Result<()> {
     tx.replicas().resize_volume(&volume.id, volume.size_bytes).await
 }
 
-/// A point grew with its volume.
-pub(super) async fn point_grown(tx: &Tx, point: &crate::copy::Point, key: DiskKey, size: u64) -> Result<()> {
-    let (first, last) = point.ends.to_hex();
-    tx.replicas().grow_point_disk(&point.name.as_str().parse()?, key, size, &first, &last).await
+/// A disk of the point that grew with its volume: to how many bytes, and the point as it is recorded there.
+pub(super) type GrownDisk = (DiskKey, u64, crate::copy::Point);
+
+/// Disks of the point grew.
+pub(super) async fn point_grown(tx: &Tx, grown: &[GrownDisk]) -> Result<()> {
+    for (key, size, point) in grown {
+        let (first, last) = point.ends.to_hex();
+        tx.replicas().grow_point_disk(&point.name.as_str().parse()?, *key, *size, &first, &last).await?;
+    }
+    Ok(())
 }
 
 /// A volume was removed.
@@ -243,11 +252,10 @@ pub(super) async fn commit_point(tx: &Tx, new: &NewPoint) -> Result<()> {
             spool: (!done.direct).then(|| new.id.to_string()),
             applied: done.direct,
         });
-        let moved = done.bytes_written.saturating_add(done.bytes_zeroed);
-        tx.replicas().add_history(&history(new, done, row, moved)).await?;
+        tx.replicas().add_history(&history(new, done, row)).await?;
         tx.replicas().set_generation(&volume, done.generation).await?;
-        tx.replicas().set_change_id(&new.context, done.key, &new.job, Some(done.change_id.as_str()), moved).await?;
     }
+    remember(tx, &new.context, &new.job, &new.disks).await?;
     let point = Point {
         id: new.id.clone(),
         context: new.context.clone(),
@@ -269,7 +277,20 @@ pub(super) async fn commit_point(tx: &Tx, new: &NewPoint) -> Result<()> {
     tell(tx, EventKind::PointCommitted, &new.context, Some(&new.job), data).await
 }
 
-fn history(new: &NewPoint, done: &DiskDone, row: &Disk, moved: u64) -> CbtEntry {
+/// The change ids of the disks, from which the next pass asks.
+pub(super) async fn remember(tx: &Tx, context: &ContextId, job: &JobId, disks: &[DiskDone]) -> Result<()> {
+    for done in disks {
+        tx.replicas().set_change_id(context, done.key, job, Some(done.change_id.as_str()), moved(done)).await?;
+    }
+    Ok(())
+}
+
+/// Bytes that a pass moved of a disk.
+fn moved(done: &DiskDone) -> u64 {
+    done.bytes_written.saturating_add(done.bytes_zeroed)
+}
+
+fn history(new: &NewPoint, done: &DiskDone, row: &Disk) -> CbtEntry {
     CbtEntry {
         context: new.context.clone(),
         job: Some(new.job.clone()),
@@ -278,7 +299,7 @@ fn history(new: &NewPoint, done: &DiskDone, row: &Disk, moved: u64) -> CbtEntry 
         previous_change_id: row.change_id.clone(),
         sync_type: done.sync,
         blocks_changed: done.areas,
-        bytes_transferred: moved,
+        bytes_transferred: moved(done),
         duration_seconds: done.seconds,
         success: true,
         created_at: new.taken_at,

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use super::again::again;
 use super::disks::{self, Plan, PlannedDisk};
 use super::open::{site_of, when_free};
-use super::records::{self, Base, Known};
+use super::records::{self, Base, GrownDisk, Known};
 use super::saga::Replication;
 use crate::block::{FileDisk, OpenOptions};
 use crate::copy::{Decision, PointName, Replica, SideFile, Spool};
@@ -90,14 +90,20 @@ impl Replication {
     pub(super) async fn provision(&self, cx: &StepContext) -> Result<()> {
         let known = self.know(cx).await?;
         let target = &*self.reach.target(&known.context).await?;
+        let mut grown = Vec::new();
         for disk in &self.plan(cx).await?.disks {
             cx.check()?;
             match known.replica(disk.key) {
                 Err(_) => self.make_volume(cx, target, &known, disk).await?,
-                Ok(_) => self.grow(cx, target, &known, disk.key, disk.capacity_bytes).await?,
+                Ok(_) => grown.extend(self.grow(cx, target, &known, disk.key, disk.capacity_bytes).await?),
             }
         }
-        Ok(())
+        if grown.is_empty() {
+            return Ok(());
+        }
+        // All at once: nobody reads a point of which some disks grew and others not.
+        let grown = &grown;
+        cx.commit(|tx| async move { records::point_grown(&tx, grown).await }).await
     }
 
     async fn make_volume(&self, cx: &StepContext, target: &dyn Target, known: &Known, disk: &PlannedDisk) -> Result<()> {
@@ -125,8 +131,9 @@ impl Replication {
         cx.commit(|tx| async move { records::volume_made(&tx, cx.job(), made).await }).await
     }
 
-    /// Makes the volume of a disk, and the point in it, so large. Nothing is done when they are; what an interruption left is finished.
-    async fn grow(&self, cx: &StepContext, target: &dyn Target, known: &Known, key: DiskKey, size: u64) -> Result<()> {
+    /// Makes the volume of a disk, and the point in it, so large; gives that point, for the catalog. Nothing is done when they are; what an
+    /// interruption left is finished.
+    async fn grow(&self, cx: &StepContext, target: &dyn Target, known: &Known, key: DiskKey, size: u64) -> Result<Option<GrownDisk>> {
         let replica = known.replica(key)?;
         let grows = replica.committed.as_ref().filter(|committed| committed.capacity_bytes < size);
         if grows.is_some() {
@@ -138,10 +145,10 @@ impl Replication {
             let grown = &target.resize_volume(&replica.volume.id, size).await?;
             cx.commit(|tx| async move { records::volume_grown(&tx, grown).await }).await?;
         }
-        let Some(committed) = grows else { return Ok(()) };
+        let Some(committed) = grows else { return Ok(None) };
         let place = target.open_volume(&replica.volume).await?;
-        let point = &Replica::grow(site_of(&place)?, &committed.options(&place)?, size).await.map_err(|e| e.with("disk", key))?;
-        cx.commit(|tx| async move { records::point_grown(&tx, point, key, size).await }).await
+        let point = Replica::grow(site_of(&place)?, &committed.options(&place)?, size).await.map_err(|e| e.with("disk", key))?;
+        Ok(Some((key, size, point)))
     }
 
     pub(super) async fn configure(&self, cx: &StepContext) -> Result<()> {

@@ -12,6 +12,8 @@ pub const PACKET: u32 = 64 * 1024;
 /// Bytes a channel holds for a consumer that does not take them. Our own peers send no more until the consumer took some; on a
 /// connection of a foreign peer nothing more is read then.
 pub const CHANNEL_BUFFER: u64 = WINDOW as u64 + 256 * KIB;
+/// As [`CHANNEL_BUFFER`], for a foreign peer whose window our own write waits for: the window comes behind what it sent before.
+pub const STUCK_BUFFER: u64 = 8 * MIB;
 /// Bytes a connection reads ahead while it must write and cannot: all that the peer may send before it hears of the window again, so
 /// that two sides that both write always find a reader.
 pub const READ_AHEAD: u64 = 2 * WINDOW as u64 + MIB;

@@ -23,7 +23,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::flow::{Credit, Inbox};
-use super::limits::{CHANNEL_BUFFER, PACKET};
+use super::limits::{CHANNEL_BUFFER, PACKET, STUCK_BUFFER};
 use super::transport::Control;
 use crate::block::BoxFuture;
 
@@ -60,6 +60,9 @@ struct State {
     reader: Option<Waker>,
     writer: Option<Waker>,
     reader_gone: bool,
+    /// The write half waits for the session.
+    writing: bool,
+    /// The connection is held up on this channel's account.
     holds: bool,
 }
 
@@ -75,7 +78,16 @@ impl Flow {
     /// A new channel; `own`: the peer is one of ours and keeps the account of [`Credit`].
     pub(super) fn new(own: bool, control: Arc<Control>) -> Self {
         let credit = Credit::new(own);
-        let state = State { inbox: Inbox::default(), credit, end: End::Open, reader: None, writer: None, reader_gone: false, holds: false };
+        let state = State {
+            inbox: Inbox::default(),
+            credit,
+            end: End::Open,
+            reader: None,
+            writer: None,
+            reader_gone: false,
+            writing: false,
+            holds: false,
+        };
         Flow { own, control, state: Mutex::new(state) }
     }
 
@@ -90,15 +102,10 @@ impl Flow {
             return true;
         }
         state.inbox.put(data);
-        if state.inbox.held() > CHANNEL_BUFFER {
-            if self.own {
-                return false;
-            }
-            if !state.holds {
-                state.holds = true;
-                self.control.hold();
-            }
+        if self.own && state.inbox.held() > CHANNEL_BUFFER {
+            return false;
         }
+        self.settle(&mut state);
         wake(&mut state.reader);
         true
     }
@@ -153,11 +160,34 @@ impl Flow {
             buf.put_slice(part.get(..n).unwrap_or_default());
             n
         });
-        if state.holds && state.inbox.held() < CHANNEL_BUFFER / 2 {
+        self.settle(&mut state);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Holds up the connection of a foreign peer, or lets it go on, as the inbox is full or not. While the write half waits, it may be
+    /// for a window that the peer can only give if it is heard: then more is taken in.
+    fn settle(&self, state: &mut State) {
+        if self.own {
+            return;
+        }
+        let held = state.inbox.held();
+        let (most, enough) = if state.writing { (STUCK_BUFFER, STUCK_BUFFER) } else { (CHANNEL_BUFFER, CHANNEL_BUFFER / 2) };
+        if !state.holds && held > most {
+            state.holds = true;
+            self.control.hold();
+        } else if state.holds && held <= enough {
             state.holds = false;
             self.control.release();
         }
-        Poll::Ready(Ok(()))
+    }
+
+    /// The write half waits for the session, or does not any more.
+    fn writing(&self, writing: bool) {
+        let mut state = self.lock();
+        if state.writing != writing {
+            state.writing = writing;
+            self.settle(&mut state);
+        }
     }
 
     /// The credit to give back now.
@@ -309,7 +339,11 @@ impl WriteHalf {
     /// Waits until nothing is being sent.
     fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Some(sending) = &mut self.sending {
-            let sent = ready!(sending.as_mut().poll(cx));
+            let Poll::Ready(sent) = sending.as_mut().poll(cx) else {
+                self.flow.writing(true);
+                return Poll::Pending;
+            };
+            self.flow.writing(false);
             self.sending = None;
             sent?;
         }

@@ -7,6 +7,7 @@ mod alone;
 mod crash;
 mod files;
 mod foreign;
+mod growth;
 mod site;
 
 /// The rounds of the crash test: `MIGRATEKIT_SPOOL_ROUNDS`, or 300; ten times that in the long mode.

@@ -14,5 +14,6 @@ mod outage;
 mod pausing;
 mod refusals;
 mod rig;
+mod struck;
 mod stuck;
 mod volumes;

@@ -3,7 +3,7 @@
 //! The database is killed when the source was asked so many times in a round, so the jobs stand in all kinds of steps. What the replicas
 //! must hold is known from the source's files; what was acknowledged, from a list that is kept beside the catalog.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -48,6 +48,8 @@ struct World {
     calls: Arc<AtomicUsize>,
     /// What the replicas held when the round began.
     old: BTreeMap<ContextId, Disks>,
+    /// How many jobs were under way when the database was last killed.
+    busy: usize,
     /// Jobs that were begun, and how they ended.
     jobs: BTreeMap<JobId, JobStatus>,
     /// Rows whose commit was acknowledged.
@@ -77,7 +79,7 @@ impl World {
         }
         let runner = Runner::start(store, world.sagas(), config()).await.unwrap();
         let (old, jobs, acknowledged) = (BTreeMap::new(), BTreeMap::new(), Arc::default());
-        World { _folder: folder, world, runner, vms, calls, old, jobs, acknowledged }
+        World { _folder: folder, world, runner, vms, calls, old, busy: 0, jobs, acknowledged }
     }
 
     /// Changes all VMs and replicates them, while `disturb` does its worst: it begins when the source was asked `after` more times. Gives
@@ -100,6 +102,7 @@ impl World {
                 }
             };
             clock::within(STUCK, reached).await.unwrap_or_else(|| panic!("seed {seed}: the source was not asked {after} times"));
+            let busy = self.runner.jobs().active().await.unwrap().len();
             disturb().await;
             let mut ended = Vec::new();
             for (name, vm, job) in jobs {
@@ -107,9 +110,10 @@ impl World {
                 ended.push((name, vm, job.unwrap_or_else(|| panic!("seed {seed}: the job of {name} is stuck")).unwrap()));
             }
             token.cancel();
-            ended
+            (busy, ended)
         });
-        let ((), ended) = tokio::join!(writes, trouble);
+        let ((), (busy, ended)) = tokio::join!(writes, trouble);
+        assert!(busy > 0, "seed {seed}: nothing was under way");
         let mut judged = Vec::new();
         for (name, vm, job) in ended {
             self.judge(seed, name, vm, &job).await;
@@ -117,6 +121,7 @@ impl World {
         }
         let completed = judged.iter().filter(|(_, status)| *status == JobStatus::Completed).count();
         self.jobs.extend(judged);
+        self.busy = busy;
         assert!(self.runner.jobs().active().await.unwrap().is_empty(), "seed {seed}: a VM is still busy");
         self.nothing_acknowledged_is_lost(seed).await;
         completed
@@ -131,6 +136,7 @@ impl World {
                 assert!(first, "written twice");
                 self.acknowledged.lock().unwrap().push(name.clone());
             }
+            clock::sleep(Duration::from_millis(2)).await;
         }
     }
 
@@ -158,8 +164,8 @@ impl World {
     /// Every row, job and point that was acknowledged is in the catalog; nothing else is.
     async fn nothing_acknowledged_is_lost(&self, seed: u64) {
         let one = async |sql: &str| ask(&self.world.store, sql).await.unwrap().into_iter().flatten().collect::<Vec<_>>();
-        let rows = one("SELECT name AS value FROM store_facts WHERE name LIKE 'row %'").await;
-        let lost: Vec<_> = self.acknowledged.lock().unwrap().iter().filter(|name| !rows.contains(name)).cloned().collect();
+        let rows: BTreeSet<_> = one("SELECT name AS value FROM store_facts WHERE name LIKE 'row %'").await.into_iter().collect();
+        let lost: Vec<_> = self.acknowledged.lock().unwrap().iter().filter(|name| !rows.contains(*name)).cloned().collect();
         assert_eq!(lost, [""; 0], "seed {seed}: acknowledged rows are lost");
         let told = one("SELECT CONCAT(id, ' ', status) AS value FROM job_tracking ORDER BY id").await;
         let want: Vec<_> = self.jobs.iter().map(|(id, status)| format!("{id} {status}")).collect();
@@ -168,6 +174,12 @@ impl World {
         let completed = self.jobs.iter().filter(|(_, status)| **status == JobStatus::Completed);
         let want: Vec<_> = completed.map(|(id, _)| format!("{id} {}", SIZES.len())).collect();
         assert_eq!(passes, want, "seed {seed}: the history is not that of the completed jobs");
+    }
+
+    /// Jobs that lost their lease and were taken again.
+    async fn taken_again(&self) -> usize {
+        let sql = "SELECT CAST(COUNT(*) AS CHAR) AS value FROM job_tracking WHERE attempt > 1";
+        ask(&self.world.store, sql).await.unwrap()[0].as_deref().unwrap().parse().unwrap()
     }
 
     async fn close(self) -> usize {
@@ -206,10 +218,14 @@ fn mariadb_killed_under_twenty_replications_loses_nothing_and_no_job_lies() {
                 clock::sleep(outage).await;
                 tokio::task::block_in_place(|| server.restart());
             });
-            completed.push(done.await);
+            let done = done.await;
+            completed.push((world.busy, done));
         }
+        let taken_again = world.taken_again().await;
+        assert!(taken_again > 0, "no lease was outlived");
         assert_eq!(world.round(seed + 9, 0, async || ()).await, VMS, "work goes on");
-        println!("seed {seed}: {whole} calls in a round; completed of {VMS}: {completed:?}; {} acknowledged rows", world.close().await);
+        println!("seed {seed}: {whole} calls in a round; under way and completed: {completed:?}; {taken_again} taken again");
+        println!("{} acknowledged rows", world.close().await);
     });
 }
 
@@ -227,6 +243,7 @@ fn a_galera_node_killed_under_twenty_replications_loses_nothing_and_no_job_lies(
         assert_ne!(cluster.node(0).sql(of_us).trim(), "0", "the engine is not connected to the node that will be killed");
         let after = usize::try_from(rng.below(whole as u64 / 2)).unwrap() + 1;
         let completed = world.round(seed + 1, after, async || cluster.kill(0)).await;
+        let busy = world.busy;
         assert_eq!(world.round(seed + 2, 0, async || ()).await, VMS, "work goes on");
         let jobs = world.jobs.len();
         let rows = world.close().await;
@@ -236,6 +253,6 @@ fn a_galera_node_killed_under_twenty_replications_loses_nothing_and_no_job_lies(
         let counted = [1, 2].map(|node| cluster.node(node).sql(counts));
         assert_eq!(counted[0], counted[1]);
         assert!(counted[0].starts_with(&format!("{jobs}\t")), "{counted:?}");
-        println!("seed {seed}: {whole} calls in a round; completed of {VMS}: {completed}; {rows} acknowledged rows; {counted:?}");
+        println!("seed {seed}: {whole} calls in a round; {busy} under way, {completed} completed; {rows} acknowledged rows; {counted:?}");
     });
 }

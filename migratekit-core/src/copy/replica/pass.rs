@@ -103,7 +103,9 @@ impl ReplicaPass {
             None => inner.first_point(&point).await?,
             Some(spool) => {
                 inner.put_spool(spool);
-                inner.set_phase(Phase::Sealed).await?;
+                if !planted("commit-before-complete") {
+                    inner.set_phase(Phase::Sealed).await?;
+                }
             }
         }
         if planted("apply-before-commit") && !self.is_first() {

@@ -83,16 +83,6 @@ impl Record {
         Record { version: VERSION, volume: volume.to_owned(), size, holds: None, pass: None }
     }
 
-    /// Reads it; a new one where there is none. One of another size is refused.
-    pub(super) async fn read(file: Arc<dyn RecordFile>, volume: &str, size: u64) -> Result<Self> {
-        let name = file.name();
-        match Record::find(file, volume).await? {
-            None => Ok(Record::new(volume, size)),
-            Some(record) if record.size == size => Ok(record),
-            Some(record) => Err(record.of_another_size(&name, size)),
-        }
-    }
-
     /// Reads it, whatever size it speaks of; `None`: there is none.
     pub(super) async fn find(file: Arc<dyn RecordFile>, volume: &str) -> Result<Option<Self>> {
         let name = file.name();

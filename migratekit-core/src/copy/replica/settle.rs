@@ -8,6 +8,7 @@ use super::{Inner, Replica};
 use crate::copy::ledger::Commit;
 use crate::copy::spool::ApplyTo;
 use crate::error::{Error, ErrorKind, Result};
+use crate::planted::planted;
 use crate::task::{CancellationToken, Passed};
 
 /// What was decided of a pass, once, for all disks of the VM.
@@ -52,6 +53,9 @@ impl Replica {
     pub async fn settle_telling(&self, decision: &Decision, passed: &Passed, cancel: &CancellationToken) -> Result<Settled> {
         let _turn = self.inner.take_turn("settle a pass")?;
         self.inner.stop_last().await;
+        if planted("commit-before-complete") {
+            self.inner.set_phase(Phase::Sealed).await?;
+        }
         let record = self.inner.state().record.clone();
         match (decision, record.pass) {
             (Decision::Committed(point), Some(pass)) if pass.point == *point && pass.phase != Phase::Writing => {
