@@ -111,8 +111,8 @@ impl Jobs<'_> {
         let text = format!(
             "SELECT id, operation FROM job_tracking WHERE context_id = ? AND status = 'needs_attention' ORDER BY created_at DESC, id DESC LIMIT {LIST}"
         );
-        let read = |row: &Row| Ok((row.parse("id")?, row.parse::<JobKind>("operation")?));
-        let found = self.0.sql("look for a job that needs attention", text).bind(context).all(read).await?;
+        let found = self.0.sql("look for a job that needs attention", text).bind(context);
+        let found: Vec<(JobId, JobKind)> = found.all(|row| Ok((row.parse("id")?, row.parse("operation")?))).await?;
         Ok(found.into_iter().find(|(_, kind)| kind.holds_back()).map(|(id, _)| id))
     }
 

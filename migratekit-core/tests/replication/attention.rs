@@ -21,7 +21,6 @@ fn away() -> Error {
 }
 
 /// Everything at the source fails from the n-th call on: reaching it, removing a snapshot, all.
-#[derive(Default)]
 struct Outage {
     calls: AtomicU32,
     from: AtomicU32,
