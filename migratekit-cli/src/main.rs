@@ -54,7 +54,9 @@ fn run(cli: Cli) -> Result<()> {
     let result = runtime.block_on(async {
         let ending = Ending::default();
         tokio::spawn(ending.clone().listen());
-        dispatch(cli, ending).await
+        let done = dispatch(cli, ending).await;
+        place::close_all().await;
+        done
     });
     // Work that was cancelled may still wait for a disk; it must not hold up the end of the process.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));

@@ -2,15 +2,37 @@
 //!
 //! No service watches over an embedded catalog, so every verb first recovers the jobs of processes that ended without a word, and says so.
 
-use migratekit_core::Result;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
 use migratekit_core::credentials::KeyPlace;
 use migratekit_core::engine::{Engine, Orphans, Recovered, default_store_url, make_default_place};
 use migratekit_core::store::{Store, StoreOptions};
 use migratekit_core::task::CancellationToken;
+use migratekit_core::{Result, clock};
 
 use crate::args::{Global, PlaceArgs};
 use crate::log;
 use crate::table::plain;
+
+/// How long the end of the program waits for its catalogs to close.
+const CLOSING: Duration = Duration::from_secs(5);
+
+/// The catalogs that this program opened.
+static OPENED: Mutex<Vec<Store>> = Mutex::new(Vec::new());
+
+/// Closes what was opened, so that a SQLite catalog is whole in its one file. What takes longer is as after a crash: nothing is lost.
+pub(crate) async fn close_all() {
+    let opened = std::mem::take(&mut *OPENED.lock().unwrap_or_else(PoisonError::into_inner));
+    let closing = async {
+        for store in opened {
+            store.close().await;
+        }
+    };
+    if clock::within(CLOSING, closing).await.is_none() {
+        tracing::debug!("a catalog was not closed in time");
+    }
+}
 
 /// The engine of a verb, after the recovery of what others left; what that found is told on stderr.
 ///
@@ -50,7 +72,9 @@ pub(crate) async fn store(args: &PlaceArgs, options: StoreOptions) -> Result<Sto
         Some(url) => url.clone(),
         None => make_default_place().await?,
     };
-    Store::open(&url, options).await
+    let store = Store::open(&url, options).await?;
+    OPENED.lock().unwrap_or_else(PoisonError::into_inner).push(store.clone());
+    Ok(store)
 }
 
 /// Where the catalog is, without making anything.

@@ -81,7 +81,7 @@ async fn what_cannot_be_reached_is_left_and_then_given_to_a_person(store: Store)
 async fn what_this_program_cannot_read_is_given_to_a_person_all_the_same(store: Store) {
     let (rig, id) = orphan(store).await;
     rig.world.other_side_says(OtherSide::Unreachable { since: UNREACHABLE_LIMIT });
-    change(&rig.store, &format!("UPDATE job_tracking SET input = '[1]' WHERE id = '{id}'")).await.unwrap();
+    change(&rig.store, &format!("UPDATE job_tracking SET metadata = '[1]' WHERE id = '{id}'")).await.unwrap();
     let rig = next_runner(rig).await;
     let job = rig.rest(&id).await;
     assert_eq!((job.status, job.error_kind.as_deref()), (JobStatus::NeedsAttention, Some("unreachable")), "{job:?}");

@@ -13,7 +13,7 @@ impl Rig {
     /// One byte in the middle of the first volume.
     fn write_past_us(&self, vm: &ContextId) {
         let (_, volume) = self.world.volume_files(vm).pop_first().unwrap();
-        std::fs::OpenOptions::new().write(true).open(volume).unwrap().write_all_at(b"?", 2 * MIB).unwrap();
+        std::fs::OpenOptions::new().write(true).open(volume).unwrap().write_all_at(b"?", MIB + MIB / 2).unwrap();
     }
 
     async fn last_kinds(&self, vm: &ContextId) -> Vec<(u32, SyncType)> {

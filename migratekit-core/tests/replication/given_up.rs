@@ -18,7 +18,7 @@ async fn status(store: &Store, job: &JobId) -> ReplicationStatus {
 async fn a_job_of_another_version_is_left_to_a_person_and_its_vm_goes_on() {
     for sql in [
         "UPDATE job_steps SET name = 'thinking' WHERE seq = 3 AND job_id = 'JOB'",
-        "UPDATE job_tracking SET input = '{\"version\":2,\"mode\":\"auto\"}' WHERE id = 'JOB'",
+        "UPDATE job_tracking SET metadata = '{\"version\":2,\"mode\":\"auto\"}' WHERE id = 'JOB'",
     ] {
         let rig = Rig::new().await;
         let vm = rig.world.add("web", &SIZES, 1).await;

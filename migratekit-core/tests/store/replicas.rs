@@ -247,7 +247,7 @@ async fn a_replication_goes_through_its_states(store: Store) {
     call!(store, |tx| tx.replications().begin(job, vm, ReplicationMode::Auto)).unwrap();
     assert_eq!(call!(store, |tx| tx.replications().begin(job, vm, ReplicationMode::Auto)).unwrap_err().kind(), ErrorKind::AlreadyExists);
     let begun = call!(store, |tx| tx.contexts().get(&vm.id)).unwrap();
-    assert!(begun.first_job_at.is_some() && begun.first_job_at == begun.last_job_at);
+    assert!(begun.first_job_at.is_some() && begun.first_job_at <= begun.last_job_at);
     assert_eq!(call!(store, |tx| tx.replications().status(job)).unwrap(), ReplicationStatus::Pending);
 
     assert!(call!(store, |tx| tx.replications().enter(job, T::Copy, "x")).is_err(), "not before it is set up");

@@ -17,7 +17,8 @@ const PASSWORD: &str = "hunter2-ß";
 fn certificates(folder: &Path) {
     fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
     let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
-    params.distinguished_name.push(rcgen::DnType::CommonName, "test authority");
+    // Two authorities of one name would be told apart by their signatures only.
+    params.distinguished_name.push(rcgen::DnType::CommonName, format!("authority of {}", folder.display()));
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
     let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();

@@ -20,6 +20,8 @@ fn a_job_that_nobody_runs_is_not_waited_for() {
         assert!(!events.is_left().await.unwrap() && !events.is_left().await.unwrap(), "it waits for its turn");
 
         let owner = RunnerId::generate();
+        let runner = format!("INSERT INTO runners (id, host, pid, version, started_at, seen_at) VALUES ('{owner}', 'there', 1, '0', 1, 1)");
+        change(&store, &runner).await.unwrap();
         let held = |until: &str| {
             format!("UPDATE job_tracking SET status = 'running', lease_owner = '{owner}', lease_until = {until} WHERE id = '{job}'")
         };
