@@ -3,10 +3,10 @@
 use std::io::IsTerminal;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use migratekit_core::engine::Engine;
+use migratekit_core::engine::{Engine, JobDetail};
 use migratekit_core::id::JobId;
-use migratekit_core::model::{Event, EventKind, Job, JobStatus};
-use migratekit_core::units::ByteSize;
+use migratekit_core::model::Event;
+use migratekit_core::model::messages::step_words;
 use migratekit_core::{Error, ErrorKind, Result};
 
 use crate::args::{Global, Output};
@@ -23,12 +23,12 @@ pub(crate) enum Follow {
     Bar,
 }
 
-/// Follows a job until it rests. When the program is asked to end meanwhile: Ctrl-C cancels the job and its undo is waited for; another
-/// signal ends the following (who runs the job then stops its runner, which lays the job down).
-pub(crate) async fn to_the_end(global: &Global, engine: &Engine, job: &JobId, how: Follow, ending: &Ending) -> Result<Job> {
+/// Follows a job until it rests. When the program is asked to end meanwhile: Ctrl-C cancels the job and its undo is waited for, or its end
+/// where it can only be finished; another signal ends the following (who runs the job then stops its runner, which lays the job down).
+pub(crate) async fn to_the_end(global: &Global, engine: &Engine, job: &JobId, how: Follow, ending: &Ending) -> Result<JobDetail> {
     let jobs = engine.jobs();
     let mut events = jobs.follow(job).await?;
-    let shown = Shown::begin(global, how, engine);
+    let shown = Shown::begin(global, how);
     let mut cancelled = false;
     loop {
         tokio::select! {
@@ -41,23 +41,36 @@ pub(crate) async fn to_the_end(global: &Global, engine: &Engine, job: &JobId, ho
                     break;
                 }
                 cancelled = true;
-                jobs.cancel(job).await?;
+                cancel(global, engine, job).await?;
             }
         }
     }
     drop(shown);
-    jobs.get(job).await
+    jobs.detail(job).await
+}
+
+/// Asks a job to end. One that is behind its point of return goes on, and that is said.
+async fn cancel(global: &Global, engine: &Engine, job: &JobId) -> Result<()> {
+    match engine.jobs().cancel(job).await {
+        Err(error) if error.kind() == ErrorKind::InvalidInput => {
+            if !global.quiet {
+                eprintln!("{}; interrupt once more to leave, `migratekit replicate resume VM` then goes on with it", error.message());
+            }
+            Ok(())
+        }
+        asked => asked.map(|_| ()),
+    }
 }
 
 /// Follows a job, whoever runs it; when the program is asked to end the following ends, and the job does not.
-pub(crate) async fn watch(global: &Global, engine: &Engine, job: &JobId, ending: &Ending) -> Result<Job> {
+pub(crate) async fn watch(global: &Global, engine: &Engine, job: &JobId, ending: &Ending) -> Result<JobDetail> {
     let mut events = engine.jobs().follow(job).await?;
-    let shown = Shown::begin(global, Follow::Lines, engine);
+    let shown = Shown::begin(global, Follow::Lines);
     loop {
         tokio::select! {
             event = events.next() => match event? {
                 Some(event) => shown.event(&event)?,
-                None => return engine.jobs().get(job).await,
+                None => return engine.jobs().detail(job).await,
             },
             () = ending.token().cancelled() => {
                 let text = "the following was ended, the job was not";
@@ -67,41 +80,15 @@ pub(crate) async fn watch(global: &Global, engine: &Engine, job: &JobId, ending:
     }
 }
 
-/// Success, or the error that the job's end is for the one who waited for it.
-pub(crate) fn verdict(job: &Job) -> Result<()> {
-    let error = |kind: ErrorKind, text: String| Err(Error::new(kind, "run the job to its end", text).with("job", &job.id));
-    let kind = || {
-        let code = job.error_kind.as_deref().unwrap_or_default();
-        ErrorKind::ALL.iter().copied().find(|kind| kind.code() == code).unwrap_or(ErrorKind::Internal)
-    };
-    let why = job.error_message.clone().unwrap_or_else(|| "no reason was written down".to_owned());
-    match job.status {
-        JobStatus::Completed => Ok(()),
-        JobStatus::Failed => error(kind(), why),
-        JobStatus::NeedsAttention => {
-            let next = job.next_action.as_deref().unwrap_or("look at the job's log");
-            error(kind(), format!("{why}; it cannot go on by itself: {next}"))
-        }
-        JobStatus::Cancelled | JobStatus::RolledBack => {
-            error(ErrorKind::Cancelled, "it was cancelled, and what it made is undone".to_owned())
-        }
-        status => error(
-            ErrorKind::Cancelled,
-            format!("it is {status}: this process ended before it; `migratekit replicate resume VM` continues it"),
-        ),
-    }
-}
-
 /// What is shown while a job runs.
 struct Shown<'a> {
     global: &'a Global,
     how: Follow,
-    engine: &'a Engine,
     bar: Option<ProgressBar>,
 }
 
 impl<'a> Shown<'a> {
-    fn begin(global: &'a Global, how: Follow, engine: &'a Engine) -> Self {
+    fn begin(global: &'a Global, how: Follow) -> Self {
         let wanted = how == Follow::Bar && !global.quiet && std::io::stderr().is_terminal();
         let bar = wanted.then(|| {
             let bar = ProgressBar::with_draw_target(Some(100), ProgressDrawTarget::stderr());
@@ -110,13 +97,13 @@ impl<'a> Shown<'a> {
             }
             bar
         });
-        Shown { global, how, engine, bar }
+        Shown { global, how, bar }
     }
 
     fn event(&self, event: &Event) -> Result<()> {
         match (self.how, self.global.output) {
             (Follow::Lines, Output::Json) => output::json_line(event),
-            (Follow::Lines, Output::Table) => match line(self.engine, event) {
+            (Follow::Lines, Output::Table) => match event.words() {
                 Some(text) => output::line(&format!("{}  {text}", when(event.at))),
                 None => Ok(()),
             },
@@ -133,7 +120,7 @@ impl<'a> Shown<'a> {
             bar.set_position(percent);
         }
         if let Some(step) = event.data.get("step").and_then(serde_json::Value::as_str) {
-            bar.set_message(self.engine.step_title(step).to_owned());
+            bar.set_message(step_words(step).friendly);
         }
     }
 }
@@ -144,29 +131,4 @@ impl Drop for Shown<'_> {
             bar.finish_and_clear();
         }
     }
-}
-
-/// An event in words; `None` for one that tells people nothing.
-fn line(engine: &Engine, event: &Event) -> Option<String> {
-    let text = |key: &str| event.data.get(key).and_then(serde_json::Value::as_str);
-    let number = |key: &str| event.data.get(key).and_then(serde_json::Value::as_u64);
-    let step = text("step").map(|step| engine.step_title(step));
-    Some(match event.kind {
-        EventKind::JobCreated => "begun".to_owned(),
-        EventKind::JobStatus => text("to")?.replace('_', " "),
-        EventKind::StepStatus => match (text("to")?, step?) {
-            ("running", title) => title.to_owned(),
-            (to, title) => format!("{title}: {}", to.replace('_', " ")),
-        },
-        EventKind::JobProgress => {
-            let bytes = match (number("bytes_done"), number("bytes_total")) {
-                (Some(done), Some(total)) if total > 0 => format!(", {} of {}", ByteSize(done), ByteSize(total)),
-                _ => String::new(),
-            };
-            format!("{}%  {}{bytes}", number("percent")?, step?)
-        }
-        EventKind::PointCommitted => "a new complete point is safe".to_owned(),
-        EventKind::PointApplied => "the new point is in the volumes".to_owned(),
-        _ => return None,
-    })
 }

@@ -15,7 +15,11 @@ static WRITER: OnceLock<Mutex<Option<LogWriter>>> = OnceLock::new();
 /// Begins to log; called once.
 pub(crate) fn begin(verbose: u8) {
     let level = match verbose {
-        0 => "warn",
+        // What jobs say of themselves in technical words is in their own log; people are told in clean ones. That the catalog cannot be
+        // written is in no log: who waits for a job must see here why nothing moves.
+        0 => {
+            "migratekit_core::jobs=error,migratekit_core::jobs::runner=warn,migratekit_core::jobs::renewal=warn,migratekit_core::replication=error,warn"
+        }
         1 => "migratekit_core=info,warn",
         _ => "migratekit_core=debug,info",
     };

@@ -5,6 +5,8 @@
 //! - [`exit`]: exit codes and hints by error kind
 //! - [`output`], [`table`]: JSON, tables, progress
 //! - [`place`]: the catalog and its key
+//! - [`told`]: what people read of a job that did not come to a good end
+//! - [`endpoint`]: the two ends of a copy
 //! - [`ending`]: how signals end it
 //!
 //! Ctrl-C (SIGINT), SIGTERM and SIGHUP end the running command in order; a second one leaves at once with code 130.
@@ -12,6 +14,7 @@
 mod args;
 mod commands;
 mod ending;
+mod endpoint;
 mod exit;
 mod follow;
 mod log;
@@ -19,10 +22,10 @@ mod output;
 mod place;
 mod secret_input;
 mod table;
+mod told;
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use migratekit_core::{Error, Result};
 
 use crate::args::{Cli, Command};
@@ -32,12 +35,14 @@ use crate::ending::Ending;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    log::begin(cli.global.verbose);
+    let cli = Cli::read();
+    let verbose = cli.global.verbose;
+    log::begin(verbose);
+    let area = exit::Area::of(&cli.command);
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{}", exit::explain(&error));
+            eprintln!("{}", exit::explain(&error, area, verbose > 0));
             ExitCode::from(exit::code(error.kind()))
         }
     }
@@ -49,7 +54,9 @@ fn run(cli: Cli) -> Result<()> {
     let result = runtime.block_on(async {
         let ending = Ending::default();
         tokio::spawn(ending.clone().listen());
-        dispatch(cli, ending).await
+        let done = dispatch(cli, ending).await;
+        place::close_all().await;
+        done
     });
     // Work that was cancelled may still wait for a disk; it must not hold up the end of the process.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
@@ -63,13 +70,14 @@ async fn dispatch(cli: Cli, ending: Ending) -> Result<()> {
         Command::Diff(args) => commands::diff::run(&global, args, cancel).await,
         Command::Nbd(args::NbdCommand::Serve(args)) => commands::nbd_serve::run(&global, args, cancel).await,
         Command::Nbd(args::NbdCommand::Info(args)) => commands::nbd_info::run(&global, args).await,
+        Command::Tunnel(args::TunnelCommand::Serve(args)) => commands::tunnel_serve::run(&global, args, cancel).await,
         Command::Doctor(args) => commands::doctor::run(&global, args).await,
         Command::Demo(args) => commands::demo::run(&global, args, cancel).await,
-        Command::Credential(args) => commands::credential::run(&global, args).await,
-        Command::Vm(args) => commands::vm::run(&global, args).await,
+        Command::Credential(args) => commands::credential::run(&global, args, ending.token()).await,
+        Command::Vm(args) => commands::vm::run(&global, args, ending.token()).await,
         Command::Replicate(args) => commands::replicate::run(&global, args, ending).await,
         Command::Job(args) => commands::job::run(&global, args, ending).await,
-        Command::Db(args) => commands::db::run(&global, args).await,
+        Command::Db(args) => commands::db::run(&global, args, ending.token()).await,
         Command::Key(args) => commands::key::run(&global, args, ending.token()).await,
         Command::Completions { shell } => commands::generate::completions(shell),
         Command::Man { dir } => commands::generate::man(&dir),

@@ -10,8 +10,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use migratekit_core::Result;
-use migratekit_core::model::{ContextCursor, FeedCursor};
-use migratekit_core::store::{Store, StoreOptions};
+use migratekit_core::model::{ContextCursor, FeedCursor, JobStatus};
+use migratekit_core::store::{FeedSearch, Store, StoreOptions};
 use migratekit_core::testing::Rng;
 use migratekit_core::testing::mariadb::MariaDb;
 use migratekit_core::testing::scale::{Scale, context, fill, settle};
@@ -77,7 +77,7 @@ async fn measure(name: &str, store: &Store, scale: Scale, pages: u64) -> Result<
     eprintln!("{name}: filled in {:.0} s", began.elapsed().as_secs_f64());
     let mut rng = Rng::new(1);
     let mut good = true;
-    for query in ["VMs with last job", "feed of all", "feed of one VM", "active jobs"] {
+    for query in ["VMs with last job", "feed of all", "feed of one VM", "failed jobs", "active jobs"] {
         let mut times = Vec::new();
         for _ in 0..pages {
             let (vm, job) = (rng.below(scale.contexts), rng.below(scale.jobs));
@@ -101,13 +101,16 @@ async fn page(store: &Store, query: &str, vm: u64, job: u64) -> Result<usize> {
     let behind = ContextCursor { vm_name: format!("vm-{:09}", vm.saturating_sub(1)), id: context(vm.saturating_sub(1)) };
     store
         .read("ask for a page", |tx| {
-            let (at, behind) = (at.clone(), behind.clone());
+            let (at, behind, all) = (at.clone(), behind.clone(), FeedSearch::default());
             async move {
                 Ok(match query {
                     "VMs with last job" => tx.feed().contexts(Some(&behind), PAGE).await?.items.len(),
-                    "feed of all" => tx.feed().jobs(None, Some(&at), PAGE).await?.items.len(),
-                    "feed of one VM" => tx.feed().jobs(Some(&context(vm)), None, PAGE).await?.items.len(),
-                    _ => tx.feed().active(None, PAGE).await?.items.len(),
+                    "feed of all" => tx.feed().jobs(&all, Some(&at), PAGE).await?.items.len(),
+                    "feed of one VM" => tx.feed().jobs(&FeedSearch { context: Some(&context(vm)), ..all }, None, PAGE).await?.items.len(),
+                    "failed jobs" => {
+                        tx.feed().jobs(&FeedSearch { status: Some(JobStatus::Failed), ..all }, Some(&at), PAGE).await?.items.len()
+                    }
+                    _ => tx.feed().jobs(&FeedSearch { active: true, ..all }, None, PAGE).await?.items.len(),
                 })
             }
         })

@@ -84,6 +84,36 @@ impl Timestamp {
     }
 }
 
+/// The wall clock as one part of the program sees it. It is the host's; only a test can step it, and only for this part.
+#[derive(Debug, Clone, Default)]
+pub struct WallClock {
+    #[cfg(feature = "testing")]
+    stepped: std::sync::Arc<std::sync::atomic::AtomicI64>,
+}
+
+impl WallClock {
+    /// Now, by this clock.
+    #[cfg(not(feature = "testing"))]
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        Timestamp::now()
+    }
+
+    /// Now, by this clock.
+    #[cfg(feature = "testing")]
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        let micros = Timestamp::now().0.saturating_add(self.stepped.load(std::sync::atomic::Ordering::SeqCst));
+        Timestamp(micros.clamp(Timestamp::MIN.0, Timestamp::MAX.0))
+    }
+
+    /// Steps it by so many seconds; back, when they are negative. Clones see it too.
+    #[cfg(feature = "testing")]
+    pub fn step(&self, seconds: i64) {
+        self.stepped.fetch_add(seconds.saturating_mul(MICROS), std::sync::atomic::Ordering::SeqCst);
+    }
+}
+
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (days, micros) = (self.0.div_euclid(DAY), self.0.rem_euclid(DAY));

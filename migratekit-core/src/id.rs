@@ -221,7 +221,7 @@ pub struct DiskKey(u32);
 impl DiskKey {
     /// The disk with this device key.
     #[must_use]
-    pub fn new(key: u32) -> Self {
+    pub const fn new(key: u32) -> Self {
         DiskKey(key)
     }
 

@@ -1,7 +1,60 @@
 //! MigrateKit: moves virtual machines from VMware vSphere to Apache CloudStack while they run, and proves that nothing was lost.
 //!
-//! Today it moves disks. All the command line does is a call into this library. Here a disk is served as an NBD export that keeps
-//! a ledger, another is copied into it, and both are proven equal:
+//! Everything the product does is behind one handle, the [`Engine`]: the command line, a server, a program of yours parse, make one call,
+//! print. Here a machine comes under management and its replica is brought up to date; the platform is `local`, folders of machines and
+//! volumes on this host, the catalog a file.
+//!
+//! ```
+//! use migratekit_core::model::ReplicationMode;
+//! use migratekit_core::{Engine, KeyFile, KeyPlace, NewCredential, Result, Store, StoreOptions, Which};
+//!
+//! # fn site(folder: &std::path::Path) -> std::path::PathBuf {
+//! #     let site = folder.join("site");
+//! #     let machine = site.join("machines/web-01");
+//! #     std::fs::create_dir_all(&machine).expect("a machine");
+//! #     let disk = vec![7; 1 << 20];
+//! #     std::fs::write(machine.join("system.img"), disk).expect("a disk");
+//! #     let text = "name = \"web-01\"\nuuid = \"564d0e1c-0000-4000-8000-000000000001\"\ncpus = 2\nmemory = \"1G\"\nos = \"linux\"\npower = \"off\"\n\
+//! #                 [[disk]]\nkey = 2000\npath = \"system.img\"\n";
+//! #     std::fs::write(machine.join("machine.toml"), text).expect("a machine");
+//! #     site
+//! # }
+//! #[tokio::main]
+//! async fn main() -> Result<()> {
+//!     let folder = tempfile::tempdir().expect("a temporary folder");
+//!     let path = site(folder.path());    // a site with one machine: machines/web-01/machine.toml and its disk's image
+//!
+//!     // The catalog, and the key that seals its secrets; both are made on first use. What belongs together is checked here.
+//!     let store = Store::open(&format!("sqlite://{}/migratekit.db", folder.path().display()), StoreOptions::new()).await?;
+//!     let key = KeyPlace::File(KeyFile::at(folder.path().join("key")));
+//!     let engine = Engine::builder().store(store).key(key).build().await?;
+//!
+//!     // What is needed to reach the platform. A vCenter or a cloud has secrets; they are sealed before they are stored.
+//!     let credential = engine.credentials().add(NewCredential::Local { name: "lab".into(), path, volumes: None }).await?;
+//!     let machines = engine.inventory().discover(credential.name(), "web-*").await?;
+//!     assert_eq!(machines.len(), 1);
+//!     engine.contexts().add(credential.name(), Which::Named(vec!["web-01".into()])).await?;
+//!
+//!     // Whoever is started on a catalog runs its jobs, after it has recovered what others left in the middle.
+//!     let running = engine.start().await?;
+//!     let job = engine.replications().start("web-01", ReplicationMode::Auto).await?;
+//!     let mut events = job.events().await?;
+//!     while let Some(event) = events.next().await? {
+//!         println!("{event}");
+//!     }
+//!     // The outcome says what was done and names the point that all disks now hold; a job that failed is an error with the reason.
+//!     let done = job.wait().await?;
+//!     let point = done.point.expect("a complete point");
+//!     assert_eq!((done.capacity_bytes, point.disk_count, done.disks.len()), (1 << 20, 1, 1));
+//!     assert!(engine.contexts().detail("web-01").await?.ready_for_failover);
+//!     running.stop().await               // lays down what runs, for the next one to go on with
+//! }
+//! ```
+//!
+//! # The lower floors
+//!
+//! They are public too, for who wants only them. Here a disk is served as an NBD export that keeps a ledger, another
+//! is copied into it, and both are proven equal:
 //!
 //! ```
 //! use migratekit_core::task::Scope;
@@ -51,6 +104,12 @@
 //!
 //! | you want to | read |
 //! |---|---|
+//! | save credentials, find machines, manage and replicate them | [`engine`], one page for each part |
+//! | show people what runs and what went wrong | [`engine::JobRows::feed`], [`summary`](engine::JobRows::summary), [`model::messages`] |
+//! | follow what changes, across processes and restarts | [`ReplicationJob::events`], [`jobs::Jobs::follow`] |
+//! | write an operation of your own that no crash leaves stuck | [`jobs`]: sagas, their runner, recovery |
+//! | write a platform of your own | [`platform`]: the roles as traits, with a contract suite |
+//! | know what the catalog keeps, and for how long | [`store`], [`store::Retention`] |
 //! | copy, resume, verify, follow the progress | [`copy::DiskCopy`], [`copy::DiskCompare`]; `examples/copy_disk.rs` |
 //! | copy between disks of your own kind | [`block::BlockRead`] and [`block::BlockWrite`], then [`copy::Copy`]; `examples/own_disk.rs` |
 //! | serve disks, add and remove them while clients work | [`nbd::Server`], [`copy::ServedDisk`] |
@@ -87,7 +146,28 @@ pub mod store;
 pub mod task;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod tunnels;
 pub mod units;
+
+// The front door: catalog, key and platforms joined.
+pub use engine::{
+    AddOutcome, Added, ContextDetail, Credential, CredentialChange, Discovered, Engine, EngineBuilder, JobDetail, JobEvents, JobFilter,
+    NewCredential, Page, ReplicationJob, ReplicationLine, ReplicationReport, Running, Tested, Which,
+};
+
+// The nouns of the domain, and their ids.
+pub use id::{ContextId, DiskKey, JobId, PointId, VolumeId};
+pub use model::{Context, Event, EventKind, FeedItem, FeedPage, Job, JobKind, JobStatus, OperationSummary, Point, ReplicationMode};
+
+// The catalog, and what it keeps.
+pub use store::{Retention, Store, StoreOptions, Tx};
+
+// Secrets, sealed and opened.
+pub use credentials::{KeyFile, KeyPlace, RowIdentity, Sealed, Secret, SecretString, Vault, WhenMissing};
+
+// Operations and platforms of one's own.
+pub use jobs::{Jobs, Runner, RunnerConfig, Saga, SagaDefinition, SagaFactory, StepSpec};
+pub use platform::{Inventory, Source, Target};
 
 // Whole disks, named as people name them.
 pub use copy::{DiskCompare, DiskCopy, Endpoint, LedgerPlace, ServedDisk, Verify};
@@ -97,15 +177,6 @@ pub use block::{BlockInfo, BlockRead, BlockWrite, Extent, ExtentKind, ExtentMap,
 
 // NBD, on either side.
 pub use nbd::{Client, ConnectOptions, Listener, Server, ServerConfig, Uri};
-
-// Secrets, sealed and opened.
-pub use credentials::{KeyFile, KeyPlace, RowIdentity, Sealed, Secret, SecretString, Vault, WhenMissing};
-
-// The catalog.
-pub use store::{Store, StoreOptions, Tx};
-
-// The front door.
-pub use engine::{Engine, EngineBuilder};
 
 // The ground.
 pub use error::{Error, ErrorKind, Result, Retry};

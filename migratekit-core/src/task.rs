@@ -4,12 +4,39 @@
 //! dropping a scope aborts what still runs. Tasks watch [`Scope::token`] and end by themselves; blocking work goes through
 //! [`blocking`], so that no async thread ever waits for a disk.
 
+use std::fmt;
 use std::future::Future;
+use std::sync::Arc;
 
 use tokio::task::JoinSet;
 pub use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, ErrorKind, Result};
+
+/// Where long work says that bytes passed, so that who waits for it can tell work from silence. Cheap to clone; by default nobody listens.
+#[derive(Clone, Default)]
+pub struct Passed(Option<Arc<dyn Fn(u64) + Send + Sync>>);
+
+impl Passed {
+    /// Tells `listen` how many bytes passed, each time some did. It must not wait.
+    #[must_use]
+    pub fn to(listen: impl Fn(u64) + Send + Sync + 'static) -> Self {
+        Passed(Some(Arc::new(listen)))
+    }
+
+    /// So many more bytes were dealt with.
+    pub fn bytes(&self, bytes: u64) {
+        if let Some(listen) = &self.0 {
+            listen(bytes);
+        }
+    }
+}
+
+impl fmt::Debug for Passed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Passed").field("heard", &self.0.is_some()).finish()
+    }
+}
 
 /// A group of tasks with one end.
 #[derive(Debug)]

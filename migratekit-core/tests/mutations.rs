@@ -16,6 +16,7 @@ use migratekit_core::copy::{Copy, CopyOptions};
 use migratekit_core::nbd::export::PlainExport;
 use migratekit_core::nbd::stream::split_any;
 use migratekit_core::nbd::{Client, ConnectOptions, EpochKey, Server, ServerConfig, Uri};
+use migratekit_core::testing::jobs::Blow;
 use migratekit_core::testing::mutation;
 use migratekit_core::units::ByteRange;
 
@@ -31,6 +32,8 @@ mod mover;
 mod points;
 #[path = "replica/site.rs"]
 mod site;
+#[path = "replication/struck.rs"]
+mod struck;
 
 /// Each bug and the scenario that must see it.
 const CAUGHT_BY: &[(&str, &str)] = &[
@@ -45,6 +48,8 @@ const CAUGHT_BY: &[(&str, &str)] = &[
     ("apply-before-commit", "scenario_points"),
     ("spool-record-before-flush", "scenario_spool"),
     ("spool-rewrite-in-place", "scenario_spool"),
+    ("commit-before-complete", "scenario_pivot"),
+    ("change-ids-before-commit", "scenario_change_ids"),
 ];
 
 /// Lives and deaths on the volatile-cache target.
@@ -105,6 +110,20 @@ async fn scenario_epochs() {
     let (old, _refused) = connect(1).await;
     assert_eq!(old.err().map(|e| e.kind()), Some(ErrorKind::Fenced), "an epoch that is over was admitted");
     new.write(0, Bytes::from_static(b"new"), Persist::Cached).await.unwrap();
+}
+
+/// A replication whose runner crashes about its pivot.
+#[tokio::test]
+async fn scenario_pivot() {
+    let seen = struck::everywhere(Blow::Stand, &["committing", "applying"], false).await;
+    assert!(seen.struck == seen.places && seen.old > 2 && seen.new > 2, "the blows prove too little: {seen:?}");
+}
+
+/// A replication that fails before its pivot, and the next one.
+#[tokio::test]
+async fn scenario_change_ids() {
+    let seen = struck::everywhere(Blow::Fail, &["replicating", "committing"], false).await;
+    assert!(seen.struck == seen.places && seen.failed > 5, "the blows prove too little: {seen:?}");
 }
 
 /// A mover frozen in the middle of its writes goes on when another has done its job.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{ArgGroup, Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use migratekit_core::id::JobId;
 use migratekit_core::model::JobStatus;
 
@@ -209,6 +209,11 @@ pub(crate) enum VmCommand {
         /// Its name or id
         vm: String,
     },
+    /// Remove from its source what interrupted passes left there; the next pass would do it too
+    Sweep {
+        /// Its name or id
+        vm: String,
+    },
     /// End its management; the record of it is removed, its jobs stay. Refused while volumes of it exist, unless they are removed with it
     Remove {
         /// Its name or id
@@ -354,8 +359,30 @@ pub(crate) enum DbCommand {
     Migrate,
     /// Show the schema's version, what is in it, and whether the key is right
     Status,
+    /// Write the catalog to a new file (mode 0600) that either database reads; secrets stay sealed
+    Export {
+        /// The file; it appears when it is whole, and never in the place of another one
+        file: PathBuf,
+        /// Only a part of it [default: everything]
+        #[arg(long, value_enum, value_name = "PART")]
+        only: Option<Part>,
+    },
+    /// Put a file that `db export` wrote into a new, empty catalog: all of it or nothing
+    Import {
+        /// The file
+        file: PathBuf,
+    },
     /// Take over a SQLite catalog that was moved here from another host for good
     Adopt,
+}
+
+/// How much of the catalog is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Part {
+    /// How platforms are reached and what is scheduled: credentials, clouds, sites, agents, users, schedules, groups
+    Configuration,
+    /// The tables and their columns, without any row
+    Schema,
 }
 
 /// `migratekit key`

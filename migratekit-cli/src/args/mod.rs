@@ -5,12 +5,16 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use migratekit_core::units::ByteSize;
 
 mod engine;
+#[cfg(test)]
+mod tests;
+mod tunnel;
 
 pub(crate) use engine::*;
+pub(crate) use tunnel::*;
 
 use crate::exit;
 
@@ -22,6 +26,38 @@ pub(crate) struct Cli {
     pub(crate) global: Global,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+impl Cli {
+    /// What was typed; a wrong command line, `--help` and `--version` end the program here.
+    pub(crate) fn read() -> Self {
+        Cli::from_arg_matches(&grammar().get_matches()).unwrap_or_else(|error| error.exit())
+    }
+}
+
+/// The grammar, with each option that holds for many commands shown where it is defined and accepted everywhere below.
+pub(crate) fn grammar() -> clap::Command {
+    shown_once(Cli::command(), "migratekit", &[], &[])
+}
+
+/// Gives `command` the options that it inherits, hidden, instead of the visible copies that clap would make, and says where they are told.
+fn shown_once(command: clap::Command, path: &str, inherited: &[Arg], told: &[String]) -> clap::Command {
+    let mut told = told.to_vec();
+    if command.get_arguments().any(Arg::is_global_set) {
+        told.push(format!("`{path} --help`"));
+    }
+    let mut command = command.args(inherited.iter().cloned().map(|arg| arg.hide(true)));
+    if !inherited.is_empty() {
+        let others = told.iter().filter(|place| **place != format!("`{path} --help`")).cloned().collect::<Vec<_>>().join(", ");
+        command = command.after_help(format!("More options: {others}"));
+    }
+    let below: Vec<Arg> = command.get_arguments().filter(|arg| arg.is_global_set()).cloned().collect();
+    let names: Vec<String> = command.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
+    for name in names {
+        let path = format!("{path} {name}");
+        command = command.mut_subcommand(name, |sub| shown_once(sub, &path, &below, &told));
+    }
+    command
 }
 
 /// Options of every command.
@@ -57,6 +93,9 @@ pub(crate) enum Command {
     /// Serve and examine NBD exports
     #[command(subcommand)]
     Nbd(NbdCommand),
+    /// The tunnel between the VMware side and the cloud side
+    #[command(subcommand)]
+    Tunnel(TunnelCommand),
     /// Save what is needed to reach a platform: vmware, cloudstack, local
     Credential(CredentialArgs),
     /// Find machines, take them under management, look at them
@@ -97,9 +136,9 @@ pub(crate) enum NbdCommand {
 /// `migratekit copy`
 #[derive(Debug, Args)]
 pub(crate) struct CopyArgs {
-    /// The source: PATH (raw file, block device, or qcow2/vmdk/vhdx/vdi image), nbd://HOST[:PORT]/EXPORT, nbd+unix:///EXPORT?socket=PATH, nbds://..
+    /// The source: PATH (raw file, block device, or qcow2/vmdk/vhdx/vdi image), nbd://HOST[:PORT]/EXPORT, nbd+unix:///EXPORT?socket=PATH, nbds://.., ssh://[USER@]HOST[:PORT]/EXPORT
     pub(crate) source: String,
-    /// The target: PATH (raw file, made if absent, or block device) or an NBD address
+    /// The target: PATH (raw file, made if absent, or block device), or an address of NBD or a tunnel
     pub(crate) target: String,
     /// Copy only these ranges: JSON [{"offset":0,"length":65536,"zero":false},..]
     #[arg(long, value_name = "FILE")]
@@ -131,6 +170,8 @@ pub(crate) struct CopyArgs {
     /// Write the report as JSON to FILE
     #[arg(long, value_name = "FILE")]
     pub(crate) report: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) tunnel: TunnelArgs,
 }
 
 /// How much is compared.
@@ -152,6 +193,8 @@ pub(crate) struct DiffArgs {
     /// The grain of the extents that are printed, a power of two
     #[arg(long, value_name = "BYTES", default_value = "64K")]
     pub(crate) block: ByteSize,
+    #[command(flatten)]
+    pub(crate) tunnel: TunnelArgs,
 }
 
 /// `migratekit nbd serve`

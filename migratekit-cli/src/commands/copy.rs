@@ -9,10 +9,11 @@ use migratekit_core::units::{ByteSize, MAX_OFFSET};
 use migratekit_core::{Error, ErrorKind, Result};
 
 use crate::args::{self, CopyArgs, Global};
-use crate::output;
+use crate::{endpoint, output};
 
 pub(crate) async fn run(global: &Global, args: CopyArgs, cancel: CancellationToken) -> Result<()> {
-    let mut copy = DiskCopy::new(args.source.parse()?, args.target.parse()?);
+    let (source, target) = endpoint::both(&args.source, &args.target, &args.tunnel).await?;
+    let mut copy = DiskCopy::new(source, target);
     copy.resume = args.resume;
     copy.connections = args.connections;
     copy.in_flight = args.in_flight.map(|b| b.0);

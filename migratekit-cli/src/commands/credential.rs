@@ -1,15 +1,16 @@
 //! `migratekit credential`: what is needed to reach a platform. No secret is ever printed.
 
 use migratekit_core::engine::{Credential, CredentialChange, NewCredential, Tested};
+use migratekit_core::task::CancellationToken;
 use migratekit_core::{Error, Result};
 use serde::Serialize;
 
 use crate::args::{CredentialAdd, CredentialArgs, CredentialCommand, CredentialUpdate, Global};
-use crate::table::{Table, facts, when, when_or_dash};
+use crate::table::{Table, facts, plain, when, when_or_dash};
 use crate::{output, place, secret_input};
 
-pub(crate) async fn run(global: &Global, args: CredentialArgs) -> Result<()> {
-    let credentials = async || Ok::<_, Error>(place::open(global, &args.place).await?.credentials());
+pub(crate) async fn run(global: &Global, args: CredentialArgs, cancel: &CancellationToken) -> Result<()> {
+    let credentials = async || Ok::<_, Error>(place::open(global, &args.place, cancel).await?.credentials());
     // Secrets are read before the catalog is opened: nothing waits for a person with a lock in hand.
     match args.command {
         CredentialCommand::Add(add) => {
@@ -118,7 +119,10 @@ fn shown(one: &Credential) -> String {
 }
 
 fn tested(report: &Tested) -> String {
-    let passed = report.passed.iter().map(|text| format!("ok         {text}"));
-    let not_tried = report.not_tried.iter().map(|text| format!("not tried  {text}"));
-    passed.chain(not_tried).collect::<Vec<_>>().join("\n")
+    let lines = |head: &'static str, texts: &[String]| texts.iter().map(|text| format!("{head:<9}  {}", plain(text))).collect::<Vec<_>>();
+    let mut all = [lines("ok", &report.passed), lines("problem", &report.problems), lines("not tried", &report.not_tried)].concat();
+    if !report.reached {
+        all.push("whether it works there is not known".to_owned());
+    }
+    all.join("\n")
 }

@@ -17,7 +17,7 @@ use migratekit_core::units::ByteSize;
 use migratekit_core::{Error, ErrorKind, Result, task};
 
 use crate::args::{DemoArgs, Global};
-use crate::{follow, output};
+use crate::{output, told};
 
 /// The site, as it is saved.
 const SITE: &str = "demo-site";
@@ -127,22 +127,22 @@ impl Story {
     }
 
     async fn replicate(&self, engine: &Engine, mode: ReplicationMode, cancel: &CancellationToken) -> Result<()> {
-        let job = engine.replications().start(MACHINE, mode).await?;
+        let job = engine.replications().start(MACHINE, mode).await?.id().clone();
         let jobs = engine.jobs();
-        let ended = tokio::select! {
+        tokio::select! {
             ended = jobs.wait(&job) => ended?,
             () = cancel.cancelled() => {
                 jobs.cancel(&job).await?;
                 jobs.wait(&job).await?
             }
         };
-        follow::verdict(&ended)?;
+        told::verdict(&jobs.detail(&job).await?)?;
         self.report(&engine.replications().report(&job).await?)
     }
 
     fn report(&self, report: &ReplicationReport) -> Result<()> {
-        let (moved, total) = (ByteSize(report.bytes_transferred), ByteSize(report.capacity_bytes));
-        self.say("moved", &format!("{moved} of {total} in {:.2} s", report.seconds.unwrap_or_default()))?;
+        let (written, total) = (ByteSize(report.bytes_transferred), ByteSize(report.capacity_bytes));
+        self.say("written", &format!("{written} of {total} in {:.2} s, zeros included", report.seconds.unwrap_or_default()))?;
         match &report.point {
             Some(point) => self.say("point", &format!("{}, {}", point.id, point.status)),
             None => Err(Error::new(ErrorKind::Internal, "run the demo", "a replication completed without a point")),
@@ -152,9 +152,9 @@ impl Story {
     async fn jobs(&self, engine: &Engine) -> Result<()> {
         let detail = engine.contexts().detail(MACHINE).await?;
         self.say("vm", &format!("{}, {}", detail.context.vm_name, detail.context.status))?;
-        let jobs = engine.jobs().list(&JobFilter::default(), 10, None).await?;
+        let jobs = engine.jobs().feed(&JobFilter::default(), 10, None).await?;
         for job in jobs.items.iter().rev() {
-            self.say("job", &format!("{}, {}, {}", job.id, job.kind, job.status))?;
+            self.say("job", &format!("{}, {}, {}", job.job_id, job.display_name, job.status))?;
         }
         if jobs.items.iter().any(|job| job.status != JobStatus::Completed) {
             return Err(Error::new(ErrorKind::Internal, "run the demo", "a job of it did not complete"));

@@ -7,13 +7,14 @@ use migratekit_core::units::ByteSize;
 use migratekit_core::{Error, ErrorKind, Result};
 
 use crate::args::{DiffArgs, Global};
-use crate::output;
+use crate::{endpoint, output};
 
 pub(crate) async fn run(global: &Global, args: DiffArgs, cancel: CancellationToken) -> Result<()> {
     let exact = u32::try_from(args.block.0).ok().filter(|b| b.is_power_of_two()).ok_or_else(|| {
         Error::new(ErrorKind::InvalidInput, "read the block size", "it must be a power of two below 4G").with("block", args.block)
     })?;
-    let mut compare = DiskCompare::new(args.source.parse()?, args.target.parse()?);
+    let (source, target) = endpoint::both(&args.source, &args.target, &args.tunnel).await?;
+    let mut compare = DiskCompare::new(source, target);
     compare.options = CompareOptions { exact: Some(exact), cancel, ..CompareOptions::default() };
     let report = compare.run().await?;
     if report.truncated {

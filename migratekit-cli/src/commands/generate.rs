@@ -5,7 +5,7 @@ use std::path::Path;
 use clap::CommandFactory;
 use migratekit_core::{Error, Result};
 
-use crate::args::Cli;
+use crate::args::{self, Cli};
 
 /// Shell completions on stdout.
 pub(crate) fn completions(shell: clap_complete::Shell) -> Result<()> {
@@ -17,5 +17,5 @@ pub(crate) fn completions(shell: clap_complete::Shell) -> Result<()> {
 /// One manual page for each verb, in `dir`.
 pub(crate) fn man(dir: &Path) -> Result<()> {
     std::fs::create_dir_all(dir).map_err(|e| Error::from_io("make the folder for manual pages", e).with("path", dir.display()))?;
-    clap_mangen::generate_to(Cli::command(), dir).map_err(|e| Error::from_io("write manual pages", e).with("path", dir.display()))
+    clap_mangen::generate_to(args::grammar(), dir).map_err(|e| Error::from_io("write manual pages", e).with("path", dir.display()))
 }

@@ -1,33 +1,35 @@
 //! `migratekit job`: whatever runs, looked at, followed, ended.
 
 use migratekit_core::Result;
-use migratekit_core::engine::{JobDetail, JobFilter, JobLine, Page};
-use migratekit_core::model::JobLogLine;
+use migratekit_core::engine::{JobDetail, JobFilter};
+use migratekit_core::model::messages::Message;
+use migratekit_core::model::{FeedPage, JobLogLine};
 
 use crate::args::{Global, JobArgs, JobCommand, Output};
 use crate::commands::vm::with_cursor;
 use crate::ending::Ending;
 use crate::follow;
 use crate::table::{Table, dash, duration, facts, plain, when, when_or_dash};
+use crate::told::{self, Names};
 use crate::{output, place};
 
 pub(crate) async fn run(global: &Global, args: JobArgs, ending: Ending) -> Result<()> {
-    let engine = place::open(global, &args.place).await?;
+    let engine = place::open(global, &args.place, ending.token()).await?;
     let jobs = engine.jobs();
     match args.command {
         JobCommand::List { vm, active, status, limit, after } => {
             let filter = JobFilter { vm, active, status };
-            output::result(global, &jobs.list(&filter, limit, after.as_deref()).await?, listed)
+            output::result(global, &jobs.feed(&filter, limit, after.as_deref()).await?, listed)
         }
-        JobCommand::Show { job } => output::result(global, &jobs.detail(&job).await?, shown),
+        JobCommand::Show { job } => output::result(global, &jobs.detail(&job).await?, |detail| shown(detail, global.verbose > 0)),
         JobCommand::Watch { job } => {
             let end = follow::watch(global, &engine, &job, &ending).await?;
-            follow::verdict(&end)
+            told::verdict(&end)
         }
         JobCommand::Cancel { job } => {
             jobs.cancel(&job).await?;
             // Nobody may be there who undoes it: then that is done here.
-            place::tell(global, engine.recover().await?.as_ref());
+            place::tell(global, &engine, engine.finish(&job, ending.token()).await?.as_ref()).await?;
             output::result(global, &jobs.get(&job).await?, |job| format!("{} is asked to end: {}", job.id, job.status))
         }
         JobCommand::Log { job, lines } => {
@@ -41,35 +43,40 @@ pub(crate) async fn run(global: &Global, args: JobArgs, ending: Ending) -> Resul
     }
 }
 
-fn listed(page: &Page<JobLine>) -> String {
-    let mut table = Table::new(["JOB", "KIND", "VM", "STATUS", "DONE", "BEGUN (UTC)", "ENDED (UTC)", "FAILED STEP"]);
-    for line in &page.items {
+fn listed(page: &FeedPage) -> String {
+    let mut table = Table::new(["JOB", "WHAT", "STATUS", "DONE", "BEGUN (UTC)", "ENDED (UTC)", "NOW, OR WHY IT STOPPED"]);
+    for item in &page.items {
         table.row([
-            line.id.to_string(),
-            line.kind.to_string(),
-            line.vm_name.clone().unwrap_or_else(dash),
-            line.status.to_string(),
-            line.percent.to_string(),
-            when(line.created_at),
-            when_or_dash(line.completed_at),
-            line.failed_step.clone().unwrap_or_default(),
+            item.job_id.to_string(),
+            item.display_name.clone(),
+            item.status.to_string(),
+            item.progress.to_string(),
+            when(item.created_at),
+            when_or_dash(item.completed_at),
+            item.current_step.clone().or_else(|| item.error_message.clone()).unwrap_or_default(),
         ]);
     }
-    with_cursor(table.text("no such jobs"), page.next.as_deref())
+    with_cursor(table.text("no such jobs"), page.next.as_ref().map(ToString::to_string).as_deref())
 }
 
-fn shown(detail: &JobDetail) -> String {
-    let job = &detail.job;
-    let head = facts([
-        ("job", Some(job.id.to_string())),
-        ("kind", Some(job.kind.to_string())),
-        ("status", Some(format!("{} {}", job.status, job.percent))),
-        ("begun", Some(when(job.created_at))),
-        ("ended", job.completed_at.map(when)),
-        ("took", job.started_at.zip(job.completed_at).map(|(from, to)| duration(to.since(from)))),
-        ("error", job.error_message.clone()),
-        ("next", job.next_action.clone()),
-    ]);
+/// A job for people; the technical text for who asked for it.
+fn shown(detail: &JobDetail, verbose: bool) -> String {
+    let (item, job) = (&detail.job, &detail.technical.job);
+    let mut head = vec![
+        ("job", Some(item.job_id.to_string())),
+        ("what", Some(item.display_name.clone())),
+        ("status", Some(format!("{} {}", item.status, item.progress))),
+        ("now", item.current_step.clone()),
+        ("begun", Some(when(item.created_at))),
+        ("ended", item.completed_at.map(when)),
+        ("took", item.started_at.zip(item.completed_at).map(|(from, to)| duration(to.since(from)))),
+    ];
+    let names = Names::of(&item.job_id, item.vm_name.as_deref(), item.context_id.as_ref());
+    head.extend(names.facts(Message::of(job).as_ref()));
+    if verbose {
+        head.push(("failed in", job.failed_step.clone()));
+        head.push(("technical", job.error_message.clone()));
+    }
     let mut table = Table::new(["STEP", "STATUS", "TRIES", "BEGUN (UTC)", "TOOK"]);
     for step in &detail.steps {
         table.row([
@@ -80,7 +87,7 @@ fn shown(detail: &JobDetail) -> String {
             step.started_at.zip(step.completed_at).map_or_else(dash, |(from, to)| duration(to.since(from))),
         ]);
     }
-    format!("{head}\n\n{}", table.text(""))
+    format!("{}\n\n{}", facts(head), table.text(""))
 }
 
 fn logged(lines: &[JobLogLine]) -> String {
@@ -90,3 +97,6 @@ fn logged(lines: &[JobLogLine]) -> String {
     };
     lines.iter().map(line).collect::<Vec<_>>().join("\n")
 }
+
+#[cfg(test)]
+mod tests;

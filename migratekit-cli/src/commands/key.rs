@@ -16,7 +16,7 @@ pub(crate) async fn run(global: &Global, args: KeyArgs, cancel: &CancellationTok
     match args.command {
         KeyCommand::Generate => generate(global, args.place).await,
         KeyCommand::Rotate { old_key_lost: false } => {
-            let engine = place::open(global, &args.place).await?;
+            let engine = place::open(global, &args.place, cancel).await?;
             let done = engine.rotate_key(cancel).await?;
             output::result(global, &done, rotated)?;
             if done.unopened_count > 0 {

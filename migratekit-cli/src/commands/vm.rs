@@ -1,15 +1,18 @@
 //! `migratekit vm`: machines found, taken under management, looked at, let go.
 
 use migratekit_core::Result;
-use migratekit_core::engine::{AddOutcome, Added, ContextDetail, ContextLine, Discovered, DiskLine, Page, Which};
+use migratekit_core::engine::{AddOutcome, Added, ContextDetail, Discovered, DiskLine, Page, SweptSource, Which};
+use migratekit_core::model::ContextItem;
+use migratekit_core::task::CancellationToken;
 use migratekit_core::units::ByteSize;
 
 use crate::args::{Global, VmArgs, VmCommand};
 use crate::table::{Table, dash, facts, plain, when, when_or_dash};
+use crate::told::Names;
 use crate::{output, place};
 
-pub(crate) async fn run(global: &Global, args: VmArgs) -> Result<()> {
-    let engine = place::open(global, &args.place).await?;
+pub(crate) async fn run(global: &Global, args: VmArgs, cancel: &CancellationToken) -> Result<()> {
+    let engine = place::open(global, &args.place, cancel).await?;
     match args.command {
         VmCommand::Discover { site, name } => {
             output::result(global, &engine.inventory().discover(&site, &name).await?, |found| discovered(found))
@@ -23,6 +26,7 @@ pub(crate) async fn run(global: &Global, args: VmArgs) -> Result<()> {
         VmCommand::List { limit, after } => output::result(global, &engine.contexts().list(limit, after.as_deref()).await?, listed),
         VmCommand::Show { vm } => output::result(global, &engine.contexts().detail(&vm).await?, shown),
         VmCommand::Disks { vm } => output::result(global, &engine.contexts().detail(&vm).await?.disks, |all| disks(all)),
+        VmCommand::Sweep { vm } => output::result(global, &engine.contexts().sweep(&vm).await?, swept),
         VmCommand::Remove { vm, with_volumes } => {
             let removed = engine.contexts().remove(&vm, with_volumes).await?;
             output::result(global, &removed, |removed| {
@@ -31,6 +35,13 @@ pub(crate) async fn run(global: &Global, args: VmArgs) -> Result<()> {
             })
         }
     }
+}
+
+fn swept(swept: &SweptSource) -> String {
+    let removed = swept.removed.iter().map(|name| format!("removed  {}", plain(name)));
+    let left = swept.foreign.iter().map(|name| format!("left     {}: it is not ours", plain(name)));
+    let lines: Vec<String> = removed.chain(left).collect();
+    if lines.is_empty() { format!("{}: nothing was left at its source", plain(&swept.vm_name)) } else { lines.join("\n") }
 }
 
 fn discovered(found: &[Discovered]) -> String {
@@ -70,7 +81,7 @@ fn added_table(added: &[Added]) -> String {
     table.text("there is no machine to add")
 }
 
-fn listed(page: &Page<ContextLine>) -> String {
+fn listed(page: &Page<ContextItem>) -> String {
     let mut table = Table::new(["NAME", "STATUS", "JOB", "DISKS", "SIZE", "LAST POINT (UTC)", "ID"]);
     for line in &page.items {
         table.row([
@@ -102,7 +113,7 @@ fn shown(vm: &ContextDetail) -> String {
         (false, None) => "no: there is no complete point yet".to_owned(),
         (false, Some(_)) => "no: the last point is not in all volumes yet".to_owned(),
     };
-    let head = facts([
+    let mut head = vec![
         ("name", Some(context.vm_name.clone())),
         ("id", Some(context.id.to_string())),
         ("status", Some(context.status.to_string())),
@@ -116,8 +127,14 @@ fn shown(vm: &ContextDetail) -> String {
         ("last point", vm.point.as_ref().map(|point| format!("{} of {}, {}", point.id, when(point.taken_at), point.status))),
         ("jobs", Some(format!("{}, {} of them good, {} failed", context.jobs.total, context.jobs.successful, context.jobs.failed))),
         ("managed since", Some(when(context.created_at))),
-    ]);
-    format!("{head}\n\n{}", disks(&vm.disks))
+    ];
+    if let Some(last) = &vm.last_operation {
+        let names = Names::of(&last.job_id, Some(&context.vm_name), Some(&context.id));
+        head.push(("last operation", Some(format!("{} {} {}, {}", last.operation_type, last.status, last.progress, when(last.timestamp)))));
+        head.push(("stopped", last.error_message.clone()));
+        head.extend(last.actionable_steps.iter().map(|action| ("next", Some(names.action(*action)))));
+    }
+    format!("{}\n\n{}", facts(head), disks(&vm.disks))
 }
 
 fn disks(all: &[DiskLine]) -> String {

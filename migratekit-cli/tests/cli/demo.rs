@@ -37,14 +37,14 @@ fn it_tells_its_chapters_and_leaves_nothing() {
         "ext4",
         "managed",
         "2. First replication",
-        "moved",
+        "written",
         "applied",
         "3. The disk changes",
         "planted",
         "changed",
         "deleted",
         "4. Second replication",
-        "moved",
+        "written",
         "applied",
         "proven",
         "equal",
@@ -53,7 +53,7 @@ fn it_tells_its_chapters_and_leaves_nothing() {
         "by         e2fsck, debugfs",
         "6. What the catalog keeps of it",
         "ready_for_failover",
-        "replication, completed",
+        "Replication of demo, completed",
     ] {
         let at = rest.find(needed).unwrap_or_else(|| panic!("no {needed:?} in {rest}\nof\n{told}"));
         rest = &rest[at + needed.len()..];

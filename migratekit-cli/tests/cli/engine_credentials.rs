@@ -40,9 +40,19 @@ fn each_kind_is_saved_listed_changed_and_removed_and_no_secret_is_ever_shown() {
     assert_eq!((one["host"].as_str(), one["datacenter"].as_str()), (Some("vc.example.org"), Some("DC1")));
     keep(one.to_string());
     assert_eq!(home.json(&["credential", "set-default", "vc-main"])["is_default"], true);
-    for (name, found) in [("vc-main", "the password opens"), ("cs1", "the secret key open"), ("lab", "0 of 0 machines can be read")] {
+    fs::create_dir(home.path("site/machines/broken")).unwrap();
+    fs::write(home.path("site/machines/broken/machine.toml"), "name = 1").unwrap();
+    for (name, found, reached) in [
+        ("vc-main", "the saved password opens", false),
+        ("cs1", "secret key open with the present key", false),
+        ("lab", "0 of 1 machines can be read", true),
+    ] {
         let text = home.succeed(&["credential", "test", name]);
         assert!(text.contains(found), "{text}");
+        // What was not asked is not called good.
+        assert_eq!(!reached, text.contains("not tried") && text.contains("whether it works there is not known"), "{text}");
+        assert_eq!(reached, text.contains("problem ") && text.contains("broken"), "{text}");
+        assert_eq!(home.json(&["credential", "test", name])["reached"], reached);
         keep(text);
     }
     keep(home.succeed(&["credential", "remove", "cs1"]));

@@ -25,12 +25,32 @@ fn a_rotation_moves_every_secret_and_may_be_repeated() {
     }
     let after = fs::read_to_string(home.path("migratekit/key")).unwrap();
     assert_ne!(before, after);
-    assert!(home.succeed(&["credential", "test", "vc1"]).contains("the password opens"));
+    assert!(home.succeed(&["credential", "test", "vc1"]).contains("the saved password opens"));
     // The key of before is not the catalog's any more.
     fs::write(home.path("old"), before).unwrap();
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
     fs::set_permissions(home.path("old"), mode).unwrap();
     home.refuse(&["credential", "list", "--key-file", home.path("old").to_str().unwrap()], 20, &["not the key", "sealed with key"]);
+}
+
+/// Killed after it wrote the key file, before the catalog knew: secrets can be saved, and the rotation is finished when it is run again.
+#[test]
+fn a_rotation_that_was_killed_at_its_beginning_stands_in_nobody_s_way() {
+    let home = with_secret();
+    let (key, new) = (home.path("migratekit/key"), home.path("new"));
+    home.succeed(&["key", "generate", "--key-file", new.to_str().unwrap()]);
+    let keys = fs::read_to_string(&new).unwrap() + &fs::read_to_string(&key).unwrap();
+    fs::write(&key, keys).unwrap();
+    let out = home.run_with_input(&["credential", "add", "vmware", "vc2", "--host", "vc", "--username", "u"], "second\n");
+    assert!(out.status.success(), "{}", shown(&out));
+    for moved in [2, 0] {
+        let done = home.json(&["key", "rotate"]);
+        assert_eq!(done["unopened_count"].as_u64(), Some(0), "{done}");
+        assert!(moved == 0 || done["moved"].as_u64() == Some(moved), "{done}");
+        for name in ["vc1", "vc2"] {
+            assert!(home.succeed(&["credential", "test", name]).contains("the saved password opens"));
+        }
+    }
 }
 
 #[test]
@@ -46,7 +66,7 @@ fn a_lost_key_is_refused_with_the_way_out_and_the_way_out_works() {
     home.refuse(&["credential", "test", "vc1"], 20, &["another key sealed it"]);
     let out = home.run_with_input(&["credential", "update", "vc1", "--password-file", "-"], "again\n");
     assert!(out.status.success(), "{}", shown(&out));
-    assert!(home.succeed(&["credential", "test", "vc1"]).contains("the password opens"));
+    assert!(home.succeed(&["credential", "test", "vc1"]).contains("the saved password opens"));
     home.refuse(&["key", "rotate", "--old-key-lost"], 3, &["nothing is lost"]);
 }
 

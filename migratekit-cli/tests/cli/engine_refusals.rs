@@ -2,11 +2,8 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::process::Command;
 
-use migratekit_core::testing::peer::program;
-
-use crate::engine_rig::{Home, shown};
+use crate::engine_rig::{Home, shown, sqlite};
 
 #[test]
 fn addresses_and_files_that_are_no_catalog() {
@@ -50,12 +47,6 @@ fn a_newer_schema_and_a_file_of_another_host() {
     home.refuse(&["credential", "list"], 7, &["belongs to another host"]);
     home.succeed(&["db", "adopt"]);
     home.succeed(&["credential", "list"]);
-}
-
-fn sqlite(file: &std::path::Path, sql: &str) {
-    let script = "import sqlite3, sys\nwith sqlite3.connect(sys.argv[1]) as c: c.execute(sys.argv[2])";
-    let status = Command::new(program("python3")).args(["-c", script]).arg(file).arg(sql).status().unwrap();
-    assert!(status.success(), "{sql}");
 }
 
 #[test]

@@ -48,9 +48,7 @@ fn assert_nothing_left(home: &Home) {
 fn full_then_incremental_and_everything_is_told() {
     let home = home_with(&[8 * MIB, 4 * MIB, 2 * MIB + 512]);
     home.refuse(&["replicate", "web-01", "--incremental"], 3, &["replicate in full first"]);
-    let failed = home.json(&["job", "list", "--status", "failed"])["items"][0]["id"].as_str().unwrap().to_owned();
-    let log = home.succeed(&["job", "log", &failed]);
-    assert!(log.contains("WARN") && log.contains("the step failed"), "{log}");
+    assert_eq!(home.json(&["job", "list"])["items"].as_array().unwrap().len(), 0, "what is refused is no job");
     let full = home.json(&["replicate", "web-01", "--full"]);
     assert_eq!((full["status"].as_str(), full["disks"].as_array().unwrap().len()), (Some("completed"), 3), "{full}");
     assert_replica(&home, "full");
@@ -69,8 +67,72 @@ fn full_then_incremental_and_everything_is_told() {
     let list = home.json(&["replicate", "list", "--vm", "web-01"]);
     let modes: Vec<_> =
         list["items"].as_array().unwrap().iter().map(|r| (r["mode"].as_str().unwrap(), r["status"].as_str().unwrap())).collect();
-    assert_eq!(modes, [("auto", "completed"), ("full", "completed"), ("incremental", "failed")]);
+    assert_eq!(modes, [("auto", "completed"), ("full", "completed")]);
     assert_nothing_left(&home);
+}
+
+#[test]
+fn a_failure_is_told_in_clean_words_with_what_to_do_everywhere() {
+    let home = home_with(&[2 * MIB]);
+    home.succeed(&["replicate", "web-01"]);
+    let (disk, aside) = (home.machine("web-01").join("0.img"), home.path("aside.img"));
+    std::fs::rename(&disk, &aside).unwrap();
+    let said = home.refuse(&["replicate", "web-01"], 4, &["about: ", " next: ", "something it needs no longer exists"]);
+    assert!(!said.contains("0.img"), "a path shows: {said}");
+    let page = home.json(&["job", "list", "--vm", "web-01", "--status", "failed"]);
+    assert_eq!((page["version"].as_u64(), page["items"].as_array().unwrap().len()), (Some(1), 1), "{page}");
+    let item = &page["items"][0];
+    assert_eq!((item["error_category"].as_str(), item["error_severity"].as_str()), (Some("platform"), Some("error")), "{item}");
+    assert_eq!(item["actionable_steps"][0]["target"]["name"], "migratekit vm discover SITE", "{item}");
+    let job = item["job_id"].as_str().unwrap();
+    for args in
+        [&["job", "show", job][..], &["job", "list"], &["replicate", "show", "web-01"], &["vm", "show", "web-01"], &["job", "watch", job]]
+    {
+        let text = shown(&home.run(args));
+        assert!(text.contains("something it needs no longer exists"), "{args:?}: {text}");
+        assert!(args[0] == "vm" || !text.contains("0.img"), "{args:?}: {text}");
+    }
+    let detail = home.json(&["job", "show", job]);
+    assert!(detail["technical"]["job"]["error_message"].as_str().unwrap().contains("0.img"), "{detail}");
+    assert!(home.succeed(&["job", "show", job, "-v"]).contains("0.img"), "who asks for it gets it");
+    let log = home.succeed(&["job", "log", job]);
+    assert!(log.contains("WARN") && log.contains("the step failed"), "{log}");
+    let last = &home.json(&["vm", "show", "web-01"])["last_operation"];
+    assert_eq!(
+        (last["job_id"].as_str(), last["status"].as_str(), last["version"].as_u64()),
+        (Some(job), Some("failed"), Some(1)),
+        "{last}"
+    );
+    // The point is as it was, and the VM is free: the same again, mended.
+    assert_eq!(home.json(&["vm", "show", "web-01"])["ready_for_failover"], true);
+    std::fs::rename(&aside, &disk).unwrap();
+    home.succeed(&["replicate", "web-01"]);
+    assert_eq!(home.json(&["vm", "show", "web-01"])["last_operation"]["status"], "completed");
+    assert_replica(&home, "after the failure");
+    assert_nothing_left(&home);
+}
+
+#[test]
+fn the_feed_goes_page_by_page() {
+    let home = home_with(&[MIB]);
+    for _ in 0..3 {
+        home.succeed(&["replicate", "web-01"]);
+    }
+    let (mut seen, mut cursor) = (Vec::new(), None::<String>);
+    loop {
+        let mut args = vec!["job", "list", "--limit", "2"];
+        args.extend(cursor.as_deref().into_iter().flat_map(|cursor| ["--after", cursor]));
+        let page = home.json(&args);
+        seen.extend(page["items"].as_array().unwrap().iter().map(|item| item["job_id"].as_str().unwrap().to_owned()));
+        match page["next"].as_str() {
+            Some(next) => cursor = Some(next.to_owned()),
+            None => break,
+        }
+    }
+    assert_eq!(seen.len(), 3);
+    assert!(seen.is_sorted_by(|a, b| a > b), "newest first, each once: {seen:?}");
+    home.refuse(&["job", "list", "--after", "nonsense"], 3, &["the cursor is none that a page of this list gave"]);
+    home.refuse(&["job", "list", "--limit", "0"], 3, &["a page has 1 to 500 rows"]);
 }
 
 #[test]
@@ -159,4 +221,54 @@ fn sigterm_and_sighup_lay_the_job_down_and_ctrl_c_undoes_it() {
     // The VM is free at once.
     home.succeed(&["replicate", "web-01"]);
     assert_replica(&home, "after all");
+}
+
+/// A pass whose point is committed, and whose volumes have far to go to it.
+fn behind_the_point_of_return(home: &Home, name: &str, fill: u8) -> Running {
+    std::fs::write(home.machine("web-01").join("0.img"), vec![fill; 128 << 20]).unwrap();
+    let mut pass = home.start(&["replicate", "web-01", "--watch"], name);
+    assert!(pass.wait_for("a new complete point is safe"), "it did not commit: {}", pass.said());
+    pass
+}
+
+#[test]
+fn behind_the_point_of_return_ctrl_c_waits_and_sigterm_leaves_it_to_resume() {
+    let home = home_with(&[128 * MIB]);
+    home.succeed(&["replicate", "web-01"]);
+    let mut pass = behind_the_point_of_return(&home, "interrupted", 1);
+    pass.signal(Signal::INT);
+    assert_eq!(pass.wait(), Some(0), "{}", pass.said());
+    assert!(pass.said().contains("will be finished"), "{}", pass.said());
+    assert_replica(&home, "interrupted, and finished");
+    assert_nothing_left(&home);
+
+    let mut pass = behind_the_point_of_return(&home, "stopped", 2);
+    pass.signal(Signal::TERM);
+    assert_eq!(pass.wait(), Some(13), "{}", pass.said());
+    // It was laid down in good order: a verb that was called for something else does not spend its time on it.
+    for _ in 0..2 {
+        home.succeed(&["vm", "list"]);
+        assert_eq!(home.json(&["job", "list", "--active"])["items"].as_array().unwrap().len(), 1);
+    }
+    home.refuse(&["replicate", "cancel", "web-01"], 3, &["will be finished"]);
+    assert_eq!(home.json(&["replicate", "resume", "web-01"])["status"], "completed");
+    assert_replica(&home, "stopped, and resumed");
+    assert_nothing_left(&home);
+}
+
+#[test]
+fn who_watches_a_job_that_is_laid_down_is_told() {
+    let home = home_with(&[1024 * MIB]);
+    // So much that two more programs start before all of it is copied.
+    let mut pass = begun(&home, "stopped");
+    let job = home.json(&["job", "list", "--active"])["items"][0]["job_id"].as_str().unwrap().to_owned();
+    let mut watch = home.start(&["job", "watch", &job], "watching");
+    assert!(watch.wait_for("Copying"), "{}", watch.said());
+    pass.signal(Signal::TERM);
+    assert_eq!((pass.wait(), watch.wait()), (Some(13), Some(13)), "{}", watch.said());
+    assert!(watch.said().contains("replicate resume"), "{}", watch.said());
+    // One that begins to watch now is told at once.
+    home.refuse(&["job", "watch", &job], 13, &["replicate resume"]);
+    assert_eq!(home.json(&["replicate", "resume", "web-01"])["status"], "completed");
+    assert_replica(&home, "resumed");
 }

@@ -13,15 +13,20 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::run::{MIGRATEKIT, random_image};
+use crate::small_disk::SmallDisk;
 
 /// A user's home.
 pub struct Home {
     pub dir: TempDir,
+    /// The disk that its commands see, if there is one.
+    pub disk: Option<SmallDisk>,
+    /// What its commands have in their environment.
+    pub environment: Vec<(&'static str, String)>,
 }
 
 impl Home {
     pub fn new() -> Self {
-        Home { dir: tempfile::tempdir().unwrap() }
+        Home { dir: tempfile::tempdir().unwrap(), disk: None, environment: Vec::new() }
     }
 
     pub fn path(&self, below: &str) -> PathBuf {
@@ -30,12 +35,16 @@ impl Home {
 
     /// A command of this user; it dies with the test.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(program("setpriv"));
+        let mut command = match &self.disk {
+            Some(disk) => disk.enter(&program("setpriv")),
+            None => Command::new(program("setpriv")),
+        };
         command.args(["--pdeathsig", "KILL", "--", MIGRATEKIT]).args(args);
         command.env("XDG_DATA_HOME", self.dir.path()).env("HOME", self.dir.path()).stdin(Stdio::null());
         for name in ["MIGRATEKIT_STORE", "MIGRATEKIT_STORE_PASSWORD_FILE", "MIGRATEKIT_KEY_FILE", "MIGRATEKIT_CRED_ENCRYPTION_KEY"] {
             command.env_remove(name);
         }
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
 
@@ -113,6 +122,13 @@ impl Home {
         let child = command.stdout(File::create(&out).unwrap()).stderr(File::create(&err).unwrap()).spawn().unwrap();
         Running { child, out, err }
     }
+}
+
+/// Runs a statement on a SQLite file, as somebody else's program would.
+pub fn sqlite(file: &Path, sql: &str) {
+    let script = "import sqlite3, sys\nwith sqlite3.connect(sys.argv[1]) as c: c.execute(sys.argv[2])";
+    let status = Command::new(program("python3")).args(["-c", script]).arg(file).arg(sql).status().unwrap();
+    assert!(status.success(), "{sql}");
 }
 
 /// All that a command said.

@@ -42,6 +42,35 @@ fn what_a_site_has_is_told_and_what_cannot_be_used_is_told_singly() {
 }
 
 #[test]
+fn what_a_dead_pass_left_at_its_source_is_swept_and_what_is_not_ours_stays() {
+    let home = Home::new();
+    home.make_machine("web-01", &[64 * MIB], 3);
+    home.manage_all();
+    assert!(home.succeed(&["vm", "sweep", "web-01"]).contains("nothing was left"));
+    let mut pass = home.start(&["replicate", "web-01", "--watch"], "killed");
+    assert!(pass.wait_for("Copying"), "{}", pass.said());
+    pass.signal(rustix::process::Signal::KILL);
+    pass.wait();
+    home.refuse(&["vm", "sweep", "web-01"], 6, &["a job of it is active", " next: "]);
+    // A left-over: the snapshot as it was, put back after its job removed it.
+    let (snapshots, kept) = (home.machine("web-01").join("snapshots"), home.path("kept"));
+    let copy = |from: &std::path::Path, to: &std::path::Path| {
+        let done = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();
+        assert!(done.success(), "{} to {}", from.display(), to.display());
+    };
+    copy(&snapshots, &kept);
+    home.succeed(&["replicate", "cancel", "web-01"]);
+    fs::remove_dir_all(&snapshots).unwrap();
+    copy(&kept, &snapshots);
+    fs::create_dir(snapshots.join("backup-of-somebody")).unwrap();
+    let swept = home.json(&["vm", "sweep", "web-01"]);
+    assert_eq!((swept["removed"].as_array().map(Vec::len), &swept["foreign"][0]), (Some(1), &"backup-of-somebody".into()), "{swept}");
+    let left: Vec<_> = fs::read_dir(&snapshots).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["backup-of-somebody"]);
+    assert!(home.succeed(&["vm", "sweep", "web-01"]).contains("it is not ours"));
+}
+
+#[test]
 fn a_vm_is_shown_by_name_or_id_and_removed_only_when_it_is_one() {
     let home = Home::new();
     home.make_machine("web-01", &[4 * MIB], 1);
@@ -134,7 +163,7 @@ fn a_vm_goes_only_with_its_volumes_and_an_interrupted_removal_goes_on() {
     let vm = home.json(&["vm", "show", "web-01"]);
     assert_eq!((vm["context"]["status"].as_str(), vm["ready_for_failover"].as_bool()), (Some("cleanup_required"), Some(false)));
     assert!(vm["point"].is_null() && vm["disks"][0]["volume"].is_null() && vm["disks"][1]["change_id"].is_null(), "{vm}");
-    home.refuse(&["replicate", "web-01"], 3, &["cleanup_required"]);
+    home.refuse(&["replicate", "web-01"], 3, &["volumes are being removed", "vm remove --with-volumes"]);
     home.refuse(&["vm", "remove", "web-01"], 6, &["--with-volumes"]);
     drop(open);
 

@@ -71,6 +71,37 @@ fn the_reference_is_that_of_this_program() {
     );
 }
 
+/// The reference tells an option that many commands share where it is defined, and nowhere else; it is accepted in every place below.
+#[test]
+fn shared_options_are_told_once_and_accepted_everywhere() {
+    let mut found = Vec::new();
+    commands(&[], &mut found);
+    let tell =
+        |option: &str| -> Vec<&str> { found.iter().filter(|(_, help)| help.contains(option)).map(|(name, _)| name.as_str()).collect() };
+    assert_eq!(tell("--output <FORM>"), ["migratekit"]);
+    let verbs = ["credential", "vm", "replicate", "job", "db", "key", "doctor"].map(|verb| format!("migratekit {verb}"));
+    for option in ["--store <URL>", "--store-password-file <FILE>", "--key-file <FILE>"] {
+        assert_eq!(tell(option), verbs, "{option}");
+    }
+    for (name, help) in found.iter().filter(|(name, _)| name.starts_with("migratekit vm ")) {
+        assert!(help.contains("More options: `migratekit --help`, `migratekit vm --help`"), "{name}: {help}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (url, key) = (format!("sqlite://{}", dir.path().join("catalog.db").display()), dir.path().join("key").display().to_string());
+    let (url_is, key_is) = (format!("--store={url}"), format!("--key-file={key}"));
+    let places: [&[&str]; 5] = [
+        &["vm", "list", "--store", &url, "--key-file", &key, "--output", "json"],
+        &["vm", "--store", &url, "--key-file", &key, "list", "--output", "json"],
+        &["vm", &url_is, "--output=json", "list", &key_is],
+        &["--output", "json", "vm", &key_is, "list", &url_is],
+        &["--quiet", "vm", "--output", "json", &key_is, &url_is, "list", "--verbose"],
+    ];
+    for place in places {
+        let page: serde_json::Value = serde_json::from_str(&output(place)).unwrap();
+        assert_eq!(page["items"].as_array().map(Vec::len), Some(0), "{place:?}");
+    }
+}
+
 #[test]
 fn help_lists_every_exit_code() {
     let help = help(&[]);

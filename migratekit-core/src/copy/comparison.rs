@@ -4,12 +4,12 @@
 use std::sync::Arc;
 
 use super::digest::{Digests, LocalDigests, ReadMode, RemoteDigests};
-use super::endpoint::Endpoint;
+use super::endpoint::{Endpoint, Place};
 use super::sides::{DEFAULT_CONNECTIONS, open_image};
 use super::verify::{CompareOptions, CompareReport, Side, compare};
 use crate::block::{BlockRead, FileDisk, OpenOptions};
 use crate::error::Result;
-use crate::nbd::{Client, ConnectOptions};
+use crate::nbd::ConnectOptions;
 
 /// What is to be compared with what, and how.
 #[derive(Clone)]
@@ -47,8 +47,8 @@ impl DiskCompare {
 }
 
 async fn open(endpoint: &Endpoint, connections: u32, block_size: u32, images: bool) -> Result<Side> {
-    match endpoint {
-        Endpoint::Path(path) => {
+    match endpoint.place() {
+        Place::Path(path) => {
             if images && let Some(image) = open_image(path).await? {
                 return Ok(local(image, ReadMode::Cached));
             }
@@ -56,9 +56,9 @@ async fn open(endpoint: &Endpoint, connections: u32, block_size: u32, images: bo
             let mode = if disk.read_mode().starts_with("cached") { ReadMode::Cached } else { ReadMode::PastCache };
             Ok(local(Arc::new(disk), mode))
         }
-        Endpoint::Nbd(uri) => {
-            let options = ConnectOptions { connections: connections as usize, read_only: true, ..ConnectOptions::new(uri.clone()) };
-            let disk = Arc::new(Client::connect(options).await?);
+        Place::Export(remote) => {
+            let options = ConnectOptions { connections: connections as usize, read_only: true, ..ConnectOptions::new(remote.uri.clone()) };
+            let disk = Arc::new(remote.connect(options).await?);
             match disk.digests(block_size).await? {
                 Some(digests) => {
                     let digests: Arc<dyn Digests> = Arc::new(RemoteDigests::new(Arc::new(digests), disk.info(), block_size)?);

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::comparison::DiskCompare;
-use super::endpoint::Endpoint;
+use super::endpoint::{Endpoint, Place};
 use super::engine::{Copy, CopyOptions, DEFAULT_REQUEST};
 use super::report::{CopyReport, Progress};
 use super::sides::{DEFAULT_CONNECTIONS, Source, Target};
@@ -126,10 +126,10 @@ impl DiskCopy {
             None => vec![ByteRange::whole(source.disk.info().size)?],
         };
         let resume = self.resume.then_some(wanted.as_slice());
-        let target = match &self.target {
-            Endpoint::Path(_) if self.resume && self.ledger.is_none() => return Err(self.no_ledger()),
-            Endpoint::Path(path) => Target::open_path(path, &source).await?,
-            Endpoint::Nbd(uri) => Target::open_nbd(uri, connections, &fingerprint, resume).await?,
+        let target = match self.target.place() {
+            Place::Path(_) if self.resume && self.ledger.is_none() => return Err(self.no_ledger()),
+            Place::Path(path) => Target::open_path(path, &source).await?,
+            Place::Export(remote) => Target::open_nbd(remote, connections, &fingerprint, resume).await?,
         };
         let target = match &self.ledger {
             Some(file) => target.with_ledger(&self.target, file, &fingerprint, resume).await?,

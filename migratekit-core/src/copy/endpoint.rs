@@ -1,9 +1,10 @@
-//! Where one end of a copy is, as people write it: a path, or the address of an NBD export.
+//! Where one end of a copy is, as people write it: a path, or the address of an NBD export, which may be behind a tunnel.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use super::tunnelled::{Remote, TunnelAccess, TunnelledExport};
 use crate::error::{Error, ErrorKind, Result};
 use crate::nbd::Uri;
 
@@ -14,6 +15,38 @@ pub enum Endpoint {
     Path(PathBuf),
     /// An NBD export.
     Nbd(Uri),
+    /// An NBD export behind a tunnel.
+    Tunnel(TunnelledExport),
+}
+
+impl Endpoint {
+    /// Reads an address as [`FromStr`] does, and one of a tunnel (`ssh://`), into which one comes by `access`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidInput`] with the cause.
+    pub fn parse(text: &str, access: Option<&TunnelAccess>) -> Result<Self> {
+        match access {
+            Some(access) if text.starts_with("ssh://") => Ok(Endpoint::Tunnel(TunnelledExport::parse(text, access)?)),
+            _ => text.parse(),
+        }
+    }
+
+    /// What it is, whatever way leads there.
+    pub(crate) fn place(&self) -> Place<'_> {
+        match self {
+            Endpoint::Path(path) => Place::Path(path),
+            Endpoint::Nbd(uri) => Place::Export(Remote { uri, tunnel: None }),
+            Endpoint::Tunnel(export) => Place::Export(Remote { uri: export.uri(), tunnel: Some(export) }),
+        }
+    }
+}
+
+/// What an endpoint is.
+pub(crate) enum Place<'a> {
+    /// A file or device of this host.
+    Path(&'a Path),
+    /// An export.
+    Export(Remote<'a>),
 }
 
 impl FromStr for Endpoint {
@@ -24,12 +57,16 @@ impl FromStr for Endpoint {
         match text.split_once("://") {
             _ if text.is_empty() => refuse(ErrorKind::InvalidInput, "it is empty"),
             _ if Uri::looks_like(text) => Ok(Endpoint::Nbd(text.parse()?)),
-            Some(("ssh", _)) => {
-                refuse(ErrorKind::Unsupported, "tunnels are not part of this version; forward the port with ssh and use nbd://")
+            Some(("ssh", place)) => {
+                // Without what stands before the host: somebody may have written a password there.
+                let place = place.rsplit_once('@').map_or(place, |(_, place)| place);
+                let text = "a tunnel is entered by a key, and its server's key must be known";
+                Err(Error::new(ErrorKind::InvalidInput, "read an address", text).with("address", format!("ssh://{place}")))
             }
-            Some((scheme, _)) if !scheme.contains('/') => {
-                refuse(ErrorKind::InvalidInput, "unknown kind of address; nbd://, nbd+unix://, nbds://, nbds+unix:// and paths are known")
-            }
+            Some((scheme, _)) if !scheme.contains('/') => refuse(
+                ErrorKind::InvalidInput,
+                "unknown kind of address; nbd://, nbd+unix://, nbds://, nbds+unix://, ssh:// and paths are known",
+            ),
             _ => Ok(Endpoint::Path(PathBuf::from(text))),
         }
     }
@@ -40,6 +77,7 @@ impl fmt::Display for Endpoint {
         match self {
             Endpoint::Path(path) => path.display().fmt(f),
             Endpoint::Nbd(uri) => uri.fmt(f),
+            Endpoint::Tunnel(export) => export.fmt(f),
         }
     }
 }

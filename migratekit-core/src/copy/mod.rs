@@ -39,6 +39,7 @@ mod report;
 mod served;
 mod sides;
 pub mod spool;
+mod tunnelled;
 mod verify;
 mod zero;
 
@@ -62,5 +63,6 @@ pub use self::report::{CopyReport, Progress, ProgressSnapshot};
 pub use self::served::{LedgerPlace, ServedDisk};
 pub use self::sides::DEFAULT_CONNECTIONS;
 pub use self::spool::{MOST_CLUSTERS, SMALLEST_CLUSTER, Spool, SpoolName};
+pub use self::tunnelled::{TunnelAccess, TunnelExports, TunnelledExport};
 pub use self::verify::{CompareOptions, CompareReport, MAX_EXTENTS, SAMPLE_BLOCKS, Side, compare};
 pub use self::zero::{Run, ZERO_UNIT, is_zero, split_zero_runs};

@@ -3,17 +3,18 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::endpoint::Endpoint;
+use super::endpoint::{Endpoint, Place};
 use super::engine::ResumeMap;
 use super::export::{ExportOptions, LedgeredExport, Reopen};
 use super::image::{ImageDisk, ImageFormat, ImageOptions};
 use super::ledger::{LedgerOptions, Opened};
 use super::pass::{Fingerprint, PassName};
 use super::served::{LedgerMap, LedgerPlace, open_ledger, open_ledger_of, state_of};
+use super::tunnelled::Remote;
 use crate::block::{BlockRead, BlockWrite, BoxFuture, Extent, FileDisk, OpenOptions};
 use crate::error::{Error, ErrorKind, Result};
 use crate::nbd::wire::ledger_state;
-use crate::nbd::{Client, ConnectOptions, Uri};
+use crate::nbd::{Client, ConnectOptions};
 use crate::task;
 use crate::units::{ByteRange, ByteSize};
 
@@ -44,8 +45,8 @@ impl Source {
     /// Opens the source for reading.
     pub(crate) async fn open(endpoint: &Endpoint, connections: u32) -> Result<Self> {
         let address = endpoint.to_string();
-        match endpoint {
-            Endpoint::Path(path) => {
+        match endpoint.place() {
+            Place::Path(path) => {
                 let file = FileDisk::open(path, OpenOptions::read_only()).await.map_err(|e| e.with("side", "source"))?;
                 let state = file.state().await?;
                 let disk = match open_image(path).await.map_err(|e| e.with("side", "source"))? {
@@ -54,9 +55,10 @@ impl Source {
                 };
                 Ok(Source { disk, file: Some(file), address, state })
             }
-            Endpoint::Nbd(uri) => {
-                let options = ConnectOptions { connections: connections as usize, read_only: true, ..ConnectOptions::new(uri.clone()) };
-                let client = Client::connect(options).await.map_err(|e| e.with("side", "source"))?;
+            Place::Export(remote) => {
+                let uri = remote.uri.clone();
+                let options = ConnectOptions { connections: connections as usize, read_only: true, ..ConnectOptions::new(uri) };
+                let client = remote.connect(options).await.map_err(|e| e.with("side", "source"))?;
                 Ok(Source { disk: Arc::new(client), file: None, address, state: String::new() })
             }
         }
@@ -130,13 +132,18 @@ impl Target {
     }
 
     /// Connects to an export; one that keeps a ledger is told the pass.
-    pub(crate) async fn open_nbd(uri: &Uri, connections: u32, fingerprint: &Fingerprint, resume: Option<&[ByteRange]>) -> Result<Self> {
-        let side = |e: Error| e.with("side", "target");
+    pub(crate) async fn open_nbd(
+        remote: Remote<'_>,
+        connections: u32,
+        fingerprint: &Fingerprint,
+        resume: Option<&[ByteRange]>,
+    ) -> Result<Self> {
+        let (side, uri) = (|e: Error| e.with("side", "target"), remote.uri);
         let options = ConnectOptions { connections: connections as usize, ..ConnectOptions::new(uri.clone()) };
-        let look = Client::connect(ConnectOptions { want_ledger: true, ..ConnectOptions::glance(uri.clone()) }).await.map_err(side)?;
+        let look = remote.connect(ConnectOptions { want_ledger: true, ..ConnectOptions::glance(uri.clone()) }).await.map_err(side)?;
         if !look.has_ledger() {
             look.close().await?;
-            let client = Client::connect(options).await.map_err(side)?;
+            let client = remote.connect(options).await.map_err(side)?;
             return Ok(Target { disk: Arc::new(client), ledgered: None, pass: None, is_zero: false });
         }
         let ledger = ExportLedger(look);
@@ -145,7 +152,7 @@ impl Target {
         ledger.0.close().await?;
         let continued = resume.is_some() && instead.is_none();
         let options = ConnectOptions { pass: Some(name.as_str().to_owned()), want_ledger: true, ..options };
-        let client = Arc::new(Client::connect(options).await.map_err(side)?);
+        let client = Arc::new(remote.connect(options).await.map_err(side)?);
         let resume = continued.then(|| Arc::new(ExportLedger(Arc::clone(&client))) as Arc<dyn ResumeMap>);
         Ok(Target { disk: client, ledgered: None, pass: Some(Pass { name, resume, instead }), is_zero: false })
     }
@@ -166,9 +173,9 @@ impl Target {
                 .with("ledger", file.display()));
         }
         let place = LedgerPlace::File(file.to_owned());
-        let (ledger, opened) = match endpoint {
-            Endpoint::Path(path) => open_ledger(path, Arc::clone(&self.disk), &place).await?,
-            Endpoint::Nbd(uri) => open_ledger_of(uri.to_string(), file, self.disk.info().size, &place).await?,
+        let (ledger, opened) = match endpoint.place() {
+            Place::Path(path) => open_ledger(path, Arc::clone(&self.disk), &place).await?,
+            Place::Export(_) => open_ledger_of(endpoint.to_string(), file, self.disk.info().size, &place).await?,
         };
         let whole = ByteRange::whole(self.disk.info().size)?;
         let last = ledger.last_pass();
@@ -178,9 +185,9 @@ impl Target {
         if resume.is_some() && matches!(opened, Opened::Void(_)) {
             instead = Some("the ledger cannot be believed");
         }
-        let state = match endpoint {
-            Endpoint::Path(path) => Some(state_of(path)),
-            Endpoint::Nbd(_) => None,
+        let state = match endpoint.place() {
+            Place::Path(path) => Some(state_of(path)),
+            Place::Export(_) => None,
         };
         let options = ExportOptions { reopen: Some(reopen(endpoint, &self.disk)), state, ..ExportOptions::default() };
         let export = LedgeredExport::new(Arc::clone(&self.disk), Arc::clone(&ledger), options)?;
@@ -194,16 +201,16 @@ impl Target {
 /// How the target is opened again after a failed flush: a file anew, since its descriptor is in doubt; an export as it is, since
 /// the client connects anew by itself.
 fn reopen(endpoint: &Endpoint, disk: &Arc<dyn BlockWrite>) -> Reopen {
-    match endpoint {
-        Endpoint::Nbd(_) => {
+    match endpoint.place() {
+        Place::Export(_) => {
             let disk = Arc::clone(disk);
             Box::new(move || {
                 let disk = Arc::clone(&disk);
                 Box::pin(async move { Ok(disk) })
             })
         }
-        Endpoint::Path(path) => {
-            let (path, lock) = (path.clone(), Arc::clone(disk));
+        Place::Path(path) => {
+            let (path, lock) = (path.to_owned(), Arc::clone(disk));
             reopen_path(path, lock)
         }
     }

@@ -87,6 +87,16 @@ impl Vault {
         self.keys().find(fingerprint).is_some()
     }
 
+    /// A vault of the same keys that seals with this one of them; none when it is not among them. What becomes of the keys of this vault
+    /// later is not seen there.
+    #[must_use]
+    pub fn sealing_with(&self, fingerprint: Fingerprint) -> Option<Vault> {
+        let keys = self.keys();
+        let current = keys.find(fingerprint)?.clone();
+        let others = keys.all().filter(|key| **key != current).cloned();
+        Keys::with_older(current.clone(), others).ok().map(Vault::new)
+    }
+
     /// Seals a secret of at most [`MAX_SECRET`](super::MAX_SECRET) bytes for a row, with the current key.
     ///
     /// # Errors

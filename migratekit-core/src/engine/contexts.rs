@@ -5,15 +5,22 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::jobs::summary;
 use super::page::{self, Page};
 use super::{Engine, credentials};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ContextId, DiskKey, JobId, VolumeId};
 use crate::inventory::{self, AddOutcome};
-use crate::model::{Context, ContextStatus, ContextTrigger, Disk, EventKind, JobStatus, Percent, Point, PointStatus, Volume};
+use crate::model::{
+    Context, ContextCursor, ContextItem, ContextStatus, ContextTrigger, Disk, EventKind, OperationSummary, Point, Volume, hold_one_point,
+    ready_for_failover,
+};
 use crate::platform::{Inventory, Machine, Target, VolumeTag};
-use crate::store::{NewEvent, Tx, VmRow};
+use crate::store::{NewEvent, Tx};
+
+/// The most ids that are told of VMs that share a name.
+const NAMESAKES: usize = 20;
 
 /// What [`Contexts::remove`] does, for its errors.
 const REMOVE: &str = "end the management of a VM";
@@ -21,7 +28,7 @@ const REMOVE: &str = "end the management of a VM";
 /// The VMs of an engine's catalog.
 #[derive(Debug, Clone)]
 pub struct Contexts {
-    engine: Engine,
+    pub(super) engine: Engine,
 }
 
 /// Which machines of a source.
@@ -43,50 +50,6 @@ pub struct Added {
     pub outcome: AddOutcome,
 }
 
-/// A VM in a list.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct ContextLine {
-    /// Its context.
-    pub context: ContextId,
-    /// Its name.
-    pub vm_name: String,
-    /// Where it stands.
-    pub status: ContextStatus,
-    /// The job that holds it.
-    pub active_job: Option<ActiveJob>,
-    /// How many disks it has.
-    pub disk_count: u64,
-    /// Their sizes together, in bytes.
-    pub capacity_bytes: u64,
-    /// When its last complete point was taken.
-    pub last_point_at: Option<Timestamp>,
-}
-
-/// The job that holds a VM.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct ActiveJob {
-    /// Its id.
-    pub id: JobId,
-    /// Where it is.
-    pub status: JobStatus,
-    /// How far it is.
-    pub percent: Percent,
-}
-
-impl From<VmRow> for ContextLine {
-    fn from(row: VmRow) -> Self {
-        ContextLine {
-            context: row.context,
-            vm_name: row.vm_name,
-            status: row.status,
-            active_job: row.active_job.map(|(id, status, percent)| ActiveJob { id, status, percent }),
-            disk_count: row.disks,
-            capacity_bytes: row.capacity_bytes,
-            last_point_at: row.point_taken_at,
-        }
-    }
-}
-
 /// All that is known of a VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ContextDetail {
@@ -98,6 +61,8 @@ pub struct ContextDetail {
     pub point: Option<Point>,
     /// The job that holds it.
     pub active_job: Option<JobId>,
+    /// How its last operation went, or how the present one stands.
+    pub last_operation: Option<OperationSummary>,
     /// Its disks, by key.
     pub disks: Vec<DiskLine>,
 }
@@ -186,15 +151,16 @@ impl Contexts {
         const FIND: &str = "find a VM";
         if let Ok(id) = name_or_id.parse::<ContextId>() {
             let id = &id;
-            let found = self.engine.store().read(FIND, |tx| async move { tx.replications().context(id).await }).await;
+            let found = self.engine.store().read(FIND, |tx| async move { tx.contexts().get(id).await }).await;
             return found.map_err(|e| if e.kind() == ErrorKind::NotFound { missing(name_or_id) } else { e });
         }
         let found = self.engine.store().read(FIND, |tx| async move {
-            match tx.vms().of_name(name_or_id).await?.as_slice() {
-                [] => Err(missing(name_or_id)),
-                [id] => tx.replications().context(id).await,
-                several => {
-                    let ids: Vec<&str> = several.iter().map(ContextId::as_str).collect();
+            let mut named = tx.contexts().by_name(name_or_id).await?;
+            match (named.pop(), named.as_slice()) {
+                (None, _) => Err(missing(name_or_id)),
+                (Some(vm), []) => Ok(vm),
+                (Some(last), others) => {
+                    let ids: Vec<&str> = others.iter().chain([&last]).take(NAMESAKES).map(|vm| vm.id.as_str()).collect();
                     let text = "several VMs have this name; say which by its id";
                     Err(Error::new(ErrorKind::InvalidInput, FIND, text).with("name", name_or_id).with("ids", ids.join(" ")))
                 }
@@ -203,15 +169,15 @@ impl Contexts {
         found.await
     }
 
-    /// VMs under management, by the time they came to it: at most `limit` (1 to 500) behind the cursor `after`.
+    /// VMs under management, by name: at most `limit` (1 to 500, and 200 at once) behind the cursor `after`.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidInput`] for a limit or a cursor that is none.
-    pub async fn list(&self, limit: u32, after: Option<&str>) -> Result<Page<ContextLine>> {
+    pub async fn list(&self, limit: u32, after: Option<&str>) -> Result<Page<ContextItem>> {
         let limit = page::size(limit)?;
-        let after = &after.map(|text| text.parse::<ContextId>().map_err(|e| page::wrong_cursor().with_source(e))).transpose()?;
-        let read = self.engine.store().read("list VMs", |tx| async move { tx.vms().page(after.as_ref(), limit + 1).await });
-        Ok(page::cut(read.await?.into_iter().map(ContextLine::from).collect(), limit, |line: &ContextLine| line.context.to_string()))
+        let after = &after.map(|text| text.parse::<ContextCursor>().map_err(|e| page::wrong_cursor().with_source(e))).transpose()?;
+        let read = self.engine.store().read("list VMs", |tx| async move { tx.feed().contexts(after.as_ref(), limit).await }).await?;
+        Ok(Page { items: read.items, next: read.next.map(|cursor| cursor.to_string()) })
     }
 
     /// All that is known of the VM of this id or name.
@@ -223,18 +189,20 @@ impl Contexts {
         let id = &context.id;
         let read = self.engine.store().read("read a VM", |tx| async move {
             let (disks, volumes) = (tx.replicas().disks(id).await?, tx.replicas().volumes(id).await?);
-            Ok((disks, volumes, tx.replicas().point(id).await?.map(|(point, _)| point), tx.jobs().active_of(id).await?))
+            let point = tx.replicas().point(id).await?;
+            Ok((disks, volumes, point, tx.jobs().active_of(id).await?, summary(&tx, id).await?))
         });
-        let (disks, volumes, point, active_job) = read.await?;
+        let (disks, volumes, point, active_job, last_operation) = read.await?;
         let target = self.engine.target_of(&context).await;
         let mut lines = Vec::new();
         for disk in disks {
             let size = volumes.iter().find(|volume| Some(&volume.id) == disk.volume.as_ref()).map_or(0, |volume| volume.size_bytes);
             lines.push(line(disk, size, target.as_ref().ok()).await);
         }
-        let ready_for_failover =
-            context.status == ContextStatus::ReadyForFailover || point.as_ref().is_some_and(|point| point.status == PointStatus::Applied);
-        Ok(ContextDetail { ready_for_failover, point, active_job, disks: lines, context })
+        let has_point = point.as_ref().is_some_and(|(point, held)| hold_one_point(point, held));
+        let ready_for_failover = ready_for_failover(context.status, has_point);
+        let point = point.map(|(point, _)| point);
+        Ok(ContextDetail { ready_for_failover, point, active_job, last_operation, disks: lines, context })
     }
 
     /// Ends the management of a VM, and with `with_volumes` removes its volumes first: the replica is then lost. Its jobs stay, for history.
@@ -290,7 +258,7 @@ async fn give_up(tx: &Tx, id: &ContextId) -> Result<Vec<Volume>> {
         _ => tx.replicas().give_up(id).await?,
     };
     if !volumes.is_empty() && context.status != ContextStatus::CleanupRequired {
-        let to = tx.replications().change_context(&context, ContextTrigger::LeftBehind).await?;
+        let to = tx.contexts().change(&context, ContextTrigger::LeftBehind).await?;
         let data = serde_json::json!({ "from": context.status, "to": to });
         tx.events().append(&NewEvent { kind: EventKind::ContextStatus, job: None, context: Some(id.clone()), data }).await?;
     }

@@ -244,8 +244,12 @@ pub struct Tested {
     pub name: String,
     /// Its kind.
     pub kind: &'static str,
+    /// Whether the platform itself was asked. Else it is not known whether it takes the credential.
+    pub reached: bool,
     /// What was tried and held, in order.
     pub passed: Vec<String>,
+    /// What the platform has that cannot be used, with the reason; the credential works all the same.
+    pub problems: Vec<String>,
     /// What this version cannot try, and says so instead of passing it.
     pub not_tried: Vec<String>,
 }

@@ -192,24 +192,25 @@ impl Credentials {
         self.get(name).await
     }
 
-    /// Tries it, as far as this version can: its secrets are opened, a site's machines are read. What is not tried is said.
+    /// Tries it, as far as this version can: its secrets are opened, a site's machines are read. What is not tried is said, and whether
+    /// the platform itself was asked ([`Tested::reached`]).
     ///
     /// # Errors
     /// The first thing that does not hold.
     pub async fn test(&self, name: &str) -> Result<Tested> {
         let row = self.row(name).await?;
-        let (mut passed, mut not_tried) = (Vec::new(), Vec::new());
+        let (mut passed, mut problems, mut not_tried) = (Vec::new(), Vec::new(), Vec::new());
         let kind = match &row {
             Row::Vmware(row) => {
                 self.engine.open_sealed(&SealedColumn::VmwarePassword.of_row(row.id.get()), row.password.as_str()).await?;
-                passed.push("the password opens".to_owned());
+                passed.push("the saved password opens with the present key".to_owned());
                 not_tried.push(format!("signing in to {}: this version does not speak to a vCenter yet", row.vcenter_host));
                 "vmware"
             }
             Row::Cloudstack(row) => {
                 self.engine.open_sealed(&SealedColumn::CloudApiKey.of_row(row.id.get()), row.api_key.as_str()).await?;
                 self.engine.open_sealed(&SealedColumn::CloudSecretKey.of_row(row.id.get()), row.secret_key.as_str()).await?;
-                passed.push("the API key and the secret key open".to_owned());
+                passed.push("the saved API key and secret key open with the present key".to_owned());
                 not_tried.push(format!("a request to {}: this version does not speak to a CloudStack yet", row.api_url));
                 "cloudstack"
             }
@@ -217,12 +218,13 @@ impl Credentials {
                 let site = local::LocalSite::of(&row.machines, &row.volumes).await?;
                 passed.push("both folders are there".to_owned());
                 let machines = site.machines().await?;
-                let good = machines.iter().filter(|entry| entry.machine.is_ok()).count();
-                passed.push(format!("{good} of {} machines can be read", machines.len()));
+                let bad = machines.iter().filter_map(|entry| Some(format!("{}: {}", entry.place, entry.machine.as_ref().err()?)));
+                problems.extend(bad);
+                passed.push(format!("{} of {} machines can be read", machines.len() - problems.len(), machines.len()));
                 "local"
             }
         };
-        Ok(Tested { name: name.to_owned(), kind, passed, not_tried })
+        Ok(Tested { name: name.to_owned(), kind, reached: not_tried.is_empty(), passed, problems, not_tried })
     }
 
     /// A local site, opened.

@@ -1,16 +1,20 @@
 //! Jobs of every kind, as rows: listed, looked at, followed, ended. It works from any process, also from one that runs nothing.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use super::Engine;
-use super::page::{self, Page};
-use crate::clock::Timestamp;
+use super::page;
+use crate::clock::{self, Timestamp};
 use crate::error::{Error, Result};
-use crate::id::{ContextId, JobId};
-use crate::jobs::Follow;
-use crate::model::{Event, EventKind, Job, JobKind, JobLogLine, JobStatus, Percent, StepStatus};
-use crate::replication::STEPS;
-use crate::store::{JobRow, JobSearch};
+use crate::id::{ContextId, Epoch, JobId, RunnerId};
+use crate::jobs::{Follow, MONITOR};
+use crate::model::messages::{StepClass, step_words};
+use crate::model::{
+    Event, EventKind, FEED_VERSION, FeedCursor, FeedItem, FeedPage, Job, JobLogLine, JobStatus, OperationSummary, Step, StepStatus,
+};
+use crate::store::{FeedSearch, Tx};
 use crate::task::CancellationToken;
 
 /// The jobs of an engine's catalog.
@@ -30,67 +34,26 @@ pub struct JobFilter {
     pub status: Option<JobStatus>,
 }
 
-/// A job in a list.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct JobLine {
-    /// Its id.
-    pub id: JobId,
-    /// What it does.
-    pub kind: JobKind,
-    /// Where it is.
-    pub status: JobStatus,
-    /// How far it is.
-    pub percent: Percent,
-    /// Its VM, while that is managed.
-    pub context: Option<ContextId>,
-    /// Its VM's name.
-    pub vm_name: Option<String>,
-    /// The step that failed.
-    pub failed_step: Option<String>,
-    /// The kind of that failure.
-    pub error_kind: Option<String>,
-    /// When it was asked for.
-    pub created_at: Timestamp,
-    /// When it was begun.
-    pub started_at: Option<Timestamp>,
-    /// When it came to rest.
-    pub completed_at: Option<Timestamp>,
-}
-
-impl From<JobRow> for JobLine {
-    fn from(row: JobRow) -> Self {
-        JobLine {
-            id: row.id,
-            kind: row.kind,
-            status: row.status,
-            percent: row.percent,
-            context: row.context,
-            vm_name: row.vm_name,
-            failed_step: row.failed_step,
-            error_kind: row.error_kind,
-            created_at: row.created_at,
-            started_at: row.started_at,
-            completed_at: row.completed_at,
-        }
-    }
-}
-
-/// A job with its steps.
+/// A job with its steps, in clean words; and beside them what it says in technical ones, for who looks there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct JobDetail {
+    /// The version of this form.
+    pub version: u32,
     /// The job.
-    pub job: Job,
+    pub job: FeedItem,
     /// Its steps, in order.
     pub steps: Vec<StepLine>,
+    /// The technical detail.
+    pub technical: TechnicalDetail,
 }
 
 /// A step of a job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct StepLine {
-    /// Its name.
-    pub name: String,
     /// What people read.
     pub title: &'static str,
+    /// What kind of work it is.
+    pub class: StepClass,
     /// Where it is.
     pub status: StepStatus,
     /// How often it was begun.
@@ -99,8 +62,15 @@ pub struct StepLine {
     pub started_at: Option<Timestamp>,
     /// When it ended.
     pub completed_at: Option<Timestamp>,
-    /// Why it failed, in technical words.
-    pub error_message: Option<String>,
+}
+
+/// What the catalog has of a job and its steps.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TechnicalDetail {
+    /// The job's row.
+    pub job: Job,
+    /// The steps' rows, in order.
+    pub steps: Vec<Step>,
 }
 
 /// The most log lines in one answer.
@@ -111,24 +81,28 @@ impl JobRows {
         JobRows { engine: engine.clone() }
     }
 
-    /// Jobs, newest first: at most `limit` (1 to 500) behind the cursor `after`.
+    /// Jobs of every kind in clean words, newest first: at most `limit` (1 to 500) behind the cursor `after`.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidInput`](crate::ErrorKind::InvalidInput) for a limit or a cursor that is none; those of finding the VM.
-    pub async fn list(&self, filter: &JobFilter, limit: u32, after: Option<&str>) -> Result<Page<JobLine>> {
+    pub async fn feed(&self, filter: &JobFilter, limit: u32, after: Option<&str>) -> Result<FeedPage> {
         let limit = page::size(limit)?;
-        let after = &after.map(page::read_cursor).transpose()?;
+        let after = &after.map(|text| text.parse::<FeedCursor>().map_err(|e| page::wrong_cursor().with_source(e))).transpose()?;
         let context = match &filter.vm {
             Some(vm) => Some(self.engine.contexts().find(vm).await?.id),
             None => None,
         };
-        let context = context.as_ref();
-        let read = self.engine.store().read("list jobs", |tx| async move {
-            let after = after.as_ref().map(|(time, id)| (*time, id));
-            tx.job_lists().jobs(&JobSearch { context, active: filter.active, status: filter.status, after }, limit + 1).await
-        });
-        let lines = read.await?.into_iter().map(JobLine::from).collect();
-        Ok(page::cut(lines, limit, |line: &JobLine| page::cursor_of(line.created_at, &line.id)))
+        let search = FeedSearch { context: context.as_ref(), status: filter.status, active: filter.active };
+        self.engine.store().read("list jobs", |tx| async move { tx.feed().jobs(&search, after.as_ref(), limit).await }).await
+    }
+
+    /// How the last operation of the VM of this id or name went, or how the present one stands; none when there was none.
+    ///
+    /// # Errors
+    /// Those of finding the VM; [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) for a record that is damaged.
+    pub async fn summary(&self, vm: &str) -> Result<Option<OperationSummary>> {
+        let context = &self.engine.contexts().find(vm).await?.id;
+        self.engine.store().read("read the summary of a VM", |tx| async move { summary(&tx, context).await }).await
     }
 
     /// The job.
@@ -144,17 +118,12 @@ impl JobRows {
     /// # Errors
     /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound).
     pub async fn detail(&self, id: &JobId) -> Result<JobDetail> {
-        let job = self.get(id).await?;
-        let steps = self.engine.desk().steps(id).await?.into_iter().map(|step| StepLine {
-            title: self.engine.step_title(&step.name),
-            name: step.name,
-            status: step.status,
-            attempt: step.attempt,
-            started_at: step.started_at,
-            completed_at: step.completed_at,
-            error_message: step.error_message,
+        let read = self.engine.store().read("read a job", |tx| async move {
+            let (item, job, steps) = (tx.feed().job(id).await?, tx.jobs().get(id).await?, tx.steps().of_job(id).await?);
+            let lines = steps.iter().map(StepLine::from).collect();
+            Ok(JobDetail { version: FEED_VERSION, job: item, steps: lines, technical: TechnicalDetail { job, steps } })
         });
-        Ok(JobDetail { job, steps: steps.collect() })
+        read.await
     }
 
     /// Asks a job to end; what it made is undone by whoever runs it.
@@ -195,13 +164,43 @@ impl JobRows {
         self.engine.desk().wait_until(id, &CancellationToken::new(), rests).await
     }
 
-    /// Follows a job's events from its first to the one that ends it; also those of a job that another process runs.
+    /// Follows a job's events from its first to the one that ends it; also those of a job that another process runs. It ends too where nothing
+    /// more will come: when the job is paused, and when its process is gone (which is seen within four minutes).
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound).
     pub async fn follow(&self, id: &JobId) -> Result<JobEvents> {
         self.get(id).await?;
-        Ok(JobEvents { events: self.engine.desk().follow_job(id, None), over: false })
+        Ok(JobEvents {
+            events: self.engine.desk().follow_job(id, None),
+            over: false,
+            engine: self.engine.clone(),
+            job: id.clone(),
+            every: MONITOR,
+            seen: None,
+        })
+    }
+}
+
+/// The summary of a VM: of the job that holds it, else of the last one that did.
+pub(super) async fn summary(tx: &Tx, context: &ContextId) -> Result<Option<OperationSummary>> {
+    match tx.jobs().active_of(context).await? {
+        Some(id) => Ok(Some(OperationSummary::of(&tx.jobs().get(&id).await?, &tx.steps().of_job(&id).await?))),
+        None => tx.feed().summary(context).await,
+    }
+}
+
+impl From<&Step> for StepLine {
+    fn from(step: &Step) -> Self {
+        let words = step_words(&step.name);
+        StepLine {
+            title: words.friendly,
+            class: words.class,
+            status: step.status,
+            attempt: step.attempt,
+            started_at: step.started_at,
+            completed_at: step.completed_at,
+        }
     }
 }
 
@@ -210,36 +209,62 @@ impl JobRows {
 pub struct JobEvents {
     events: Follow,
     over: bool,
+    engine: Engine,
+    job: JobId,
+    /// How often its owner is looked at.
+    every: Duration,
+    /// Who held it at the last look.
+    seen: Option<Holder>,
 }
 
+/// Who holds a job, and how often that was renewed; none: nobody.
+type Holder = Option<(RunnerId, Epoch, u64)>;
+
 impl JobEvents {
-    /// The next event; waits for it. `None` behind the one by which the job came to rest or was laid down. May be dropped while it waits.
+    /// The next event; waits for it. `None` behind the one by which the job came to rest or was laid down, and when nobody runs it any more.
+    /// May be dropped while it waits.
     ///
     /// # Errors
     /// Those of the catalog.
     pub async fn next(&mut self) -> Result<Option<Event>> {
-        if self.over {
-            return Ok(None);
+        let forever = CancellationToken::new();
+        while !self.over {
+            let event = tokio::select! {
+                event = self.events.next(&forever) => event?,
+                () = clock::sleep(self.every) => {
+                    self.over = self.is_left().await?;
+                    continue;
+                }
+            };
+            self.over = self.ends(&event).await?;
+            return Ok(Some(event));
         }
-        let event = self.events.next(&CancellationToken::new()).await?;
-        self.over = ends(&event)?;
-        Ok(Some(event))
+        Ok(None)
+    }
+
+    /// Whether nothing more comes behind this event.
+    async fn ends(&self, event: &Event) -> Result<bool> {
+        let to = event.data.get("to").and_then(serde_json::Value::as_str);
+        let (EventKind::JobStatus, Some(to)) = (event.kind, to) else { return Ok(false) };
+        match to.parse().map_err(|e: Error| e.with("event", event.id))? {
+            // It may be an old pause, of a job that goes on.
+            JobStatus::Paused => Ok(self.engine.desk().get(&self.job).await?.status == JobStatus::Paused),
+            to => Ok(!to.is_busy()),
+        }
+    }
+
+    /// Whether nobody runs the job: as at the last look nobody holds it, or its lease is over and was not renewed since.
+    async fn is_left(&mut self) -> Result<bool> {
+        let id = &self.job;
+        let read = self.engine.store().read("look who runs a job", |tx| async move { Ok((tx.now().await?, tx.jobs().get(id).await?)) });
+        let (now, job) = read.await?;
+        let over = job.lease.as_ref().is_none_or(|lease| now > lease.until);
+        let holder: Holder = job.lease.map(|lease| (lease.owner, lease.epoch, lease.renewals));
+        let same = self.seen.replace(holder.clone()) == Some(holder);
+        // One that waits for its turn is not left; one that came to rest has an event that says so.
+        Ok(same && over && job.status.is_busy() && job.status != JobStatus::Pending)
     }
 }
 
-/// Whether the job rests behind this event.
-fn ends(event: &Event) -> Result<bool> {
-    let to = event.data.get("to").and_then(serde_json::Value::as_str);
-    match (event.kind, to) {
-        (EventKind::JobStatus, Some(to)) => to.parse().map(|to: JobStatus| !to.is_busy()).map_err(|e: Error| e.with("event", event.id)),
-        _ => Ok(false),
-    }
-}
-
-impl Engine {
-    /// What people read of a step; an unknown one is called by nothing but "Working".
-    #[must_use]
-    pub fn step_title(&self, name: &str) -> &'static str {
-        STEPS.iter().find(|step| step.name == name).map_or("Working", |step| step.title)
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -79,8 +79,8 @@ impl Engine {
         let (work, vault) = (&work, self.vault());
         let once = || {
             self.store().write(operation, move |tx| async move {
-                hold_key(&tx, vault).await?;
-                work(tx, vault.clone()).await
+                let vault = hold_key(&tx, vault).await?;
+                work(tx, vault).await
             })
         };
         match once().await {
@@ -156,15 +156,15 @@ pub struct UnopenedSecret {
     pub why: String,
 }
 
-/// Keeps the key as it is until the transaction ends, provided it is the vault's.
-async fn hold_key(tx: &Tx, vault: &Vault) -> Result<()> {
+/// Keeps the catalog's key as it is until the transaction ends, provided the vault has it; gives the vault that seals with it. That is not
+/// always the vault's current key: a rotation begins in the key file, and may be interrupted before the catalog knows of the new one.
+async fn hold_key(tx: &Tx, vault: &Vault) -> Result<Vault> {
     const SEAL: &str = "seal a secret";
     let other = || Error::new(ErrorKind::Sealed, SEAL, "another process changed the key meanwhile; read the keys again");
     let text = tx.facts().get(KEY_CHECK).await?.ok_or_else(other)?;
-    if text.parse::<Sealed>()?.fingerprint() != vault.fingerprint() {
-        return Err(other());
-    }
-    tx.facts().replace(KEY_CHECK, &text, &text).await
+    let held = vault.sealing_with(text.parse::<Sealed>()?.fingerprint()).ok_or_else(other)?;
+    tx.facts().replace(KEY_CHECK, &text, &text).await?;
+    Ok(held)
 }
 
 /// The sealed columns of a catalog, for a rotation.

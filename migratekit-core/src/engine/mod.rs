@@ -35,21 +35,23 @@ mod place;
 mod reach;
 mod replications;
 mod running;
+mod sweep;
 
 use std::sync::{Arc, Mutex};
 
 pub use self::builder::EngineBuilder;
-pub use self::contexts::{ActiveJob, Added, ContextDetail, ContextLine, Contexts, DiskLine, RemovedContext, VolumeLine, Which, verdict};
+pub use self::contexts::{Added, ContextDetail, Contexts, DiskLine, RemovedContext, VolumeLine, Which, verdict};
 pub use self::credential::{Credential, CredentialChange, MAX_CREDENTIAL_NAME, NewCredential, Tested};
 pub use self::credentials::Credentials;
 pub use self::doctor::{Diagnosis, Health, diagnose, key_of};
-pub use self::jobs::{JobDetail, JobEvents, JobFilter, JobLine, JobRows, StepLine};
+pub use self::jobs::{JobDetail, JobEvents, JobFilter, JobRows, StepLine, TechnicalDetail};
 pub use self::key::{Rotated, UnopenedSecret};
 pub use self::look::InventoryLook;
 pub use self::page::{MAX_PAGE, Page};
 pub use self::place::{default_store_url, make_default_place};
-pub use self::replications::{DiskReport, ReplicationLine, ReplicationReport, Replications};
-pub use self::running::Running;
+pub use self::replications::{DiskReport, ReplicationJob, ReplicationLine, ReplicationReport, Replications};
+pub use self::running::{RECOVERY, Running};
+pub use self::sweep::SweptSource;
 pub use crate::inventory::{AddOutcome, Discovered};
 pub use crate::jobs::{Orphans, Recovered};
 

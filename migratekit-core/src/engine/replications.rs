@@ -3,10 +3,12 @@
 use serde::Serialize;
 
 use super::Engine;
+use super::jobs::JobEvents;
 use super::page::{self, Page};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ContextId, DiskKey, JobId, PointId};
+use crate::model::messages::Message;
 use crate::model::{CbtEntry, Job, JobStatus, Percent, Point, ReplicationMode, ReplicationStatus, SyncType};
 use crate::replication;
 use crate::store::ReplicationRow;
@@ -32,7 +34,7 @@ pub struct ReplicationLine {
     pub status: ReplicationStatus,
     /// How far it is.
     pub percent: Percent,
-    /// Bytes moved.
+    /// Bytes written to the replica, zeros among them; bytes that were only compared are not.
     pub bytes_transferred: u64,
     /// The point it made.
     pub point: Option<PointId>,
@@ -57,7 +59,7 @@ pub struct ReplicationReport {
     pub status: ReplicationStatus,
     /// How far it is.
     pub percent: Percent,
-    /// Bytes moved.
+    /// Bytes written to the replica, zeros among them; bytes that were only compared are not.
     pub bytes_transferred: u64,
     /// The sizes of the disks together, in bytes.
     pub capacity_bytes: u64,
@@ -65,8 +67,10 @@ pub struct ReplicationReport {
     pub point: Option<Point>,
     /// What it did to each disk.
     pub disks: Vec<DiskReport>,
-    /// Why it failed, in technical words.
-    pub error_message: Option<String>,
+    /// What people read when it did not come to a good end: what stopped, why, and what to do.
+    pub message: Option<Message>,
+    /// The same in technical words.
+    pub technical: Option<String>,
     /// When it was asked for.
     pub created_at: Timestamp,
     /// When it ended.
@@ -82,7 +86,7 @@ pub struct DiskReport {
     pub key: DiskKey,
     /// How it was brought up to date.
     pub sync: SyncType,
-    /// Bytes moved.
+    /// Bytes written to the replica, zeros among them; bytes that were only compared are not.
     pub bytes_transferred: u64,
     /// The source's mark of the state that the replica now holds.
     pub change_id: Option<String>,
@@ -111,6 +115,45 @@ impl From<ReplicationRow> for ReplicationLine {
     }
 }
 
+/// A replication that was asked for, here or by any process on the catalog: its rows are followed, not the process.
+#[derive(Debug, Clone)]
+pub struct ReplicationJob {
+    engine: Engine,
+    id: JobId,
+}
+
+impl ReplicationJob {
+    /// Its job.
+    #[must_use]
+    pub fn id(&self) -> &JobId {
+        &self.id
+    }
+
+    /// Its events, from the first to the one that ends it.
+    ///
+    /// # Errors
+    /// Those of the catalog.
+    pub async fn events(&self) -> Result<JobEvents> {
+        self.engine.jobs().follow(&self.id).await
+    }
+
+    /// Waits for its end: what it did when it completed, with the point it made.
+    ///
+    /// # Errors
+    /// What stopped it in clean words, with the kind of its failure ([`ErrorKind::Cancelled`] for one that was cancelled, or is laid down for
+    /// [`Replications::resume`]); the technical text is in [`Replications::report`].
+    pub async fn wait(&self) -> Result<ReplicationReport> {
+        const WAIT: &str = "bring a replica up to date";
+        let job = self.engine.jobs().wait(&self.id).await?;
+        if job.status == JobStatus::Completed {
+            return self.engine.replications().report(&self.id).await;
+        }
+        let kind = Message::kind_of(&job).unwrap_or(ErrorKind::Cancelled);
+        let text = Message::of(&job).map_or_else(|| format!("the job is {}", job.status), |said| said.text);
+        Err(Error::new(kind, WAIT, text).with("job", &self.id))
+    }
+}
+
 impl Replications {
     pub(super) fn of(engine: &Engine) -> Self {
         Replications { engine: engine.clone() }
@@ -119,19 +162,20 @@ impl Replications {
     /// Asks for a replication of the VM of this id or name; a running engine on this catalog takes it.
     ///
     /// # Errors
-    /// [`ErrorKind::Busy`], naming the job, while one of the VM is active; those of finding the VM.
-    pub async fn start(&self, vm: &str, mode: ReplicationMode) -> Result<JobId> {
+    /// [`ErrorKind::Busy`], naming the job, while one of the VM is active; [`ErrorKind::InvalidInput`] for an increment to nothing; those of
+    /// finding the VM.
+    pub async fn start(&self, vm: &str, mode: ReplicationMode) -> Result<ReplicationJob> {
         let context = self.engine.contexts().find(vm).await?;
-        let job = replication::start(&self.engine.desk(), &context.id, mode, None).await?;
-        self.engine.want(&job);
-        Ok(job)
+        let id = replication::start(&self.engine.desk(), &context.id, mode, None).await?;
+        self.engine.want(&id);
+        Ok(ReplicationJob { engine: self.engine.clone(), id })
     }
 
     /// Lets the interrupted replication of a VM go on from where it was; a running engine on this catalog takes it.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] when none was interrupted; [`ErrorKind::Busy`] when it runs, or goes back.
-    pub async fn resume(&self, vm: &str) -> Result<JobId> {
+    pub async fn resume(&self, vm: &str) -> Result<ReplicationJob> {
         const RESUME: &str = "continue a replication";
         let context = self.engine.contexts().find(vm).await?;
         let none = || {
@@ -149,7 +193,7 @@ impl Replications {
             }
         }
         self.engine.want(&id);
-        Ok(id)
+        Ok(ReplicationJob { engine: self.engine.clone(), id })
     }
 
     /// Asks the active replication of a VM to end; the last point stays as it was.
@@ -210,9 +254,9 @@ impl Replications {
             let row = tx.job_lists().replication(job).await?;
             let disks = tx.replicas().disks(&row.context).await?;
             let point = tx.replicas().point(&row.context).await?.map(|(point, _)| point).filter(|point| point.job == *job);
-            Ok((tx.job_lists().disks_of(job).await?, disks, point, row))
+            Ok((tx.job_lists().disks_of(job).await?, disks, point, row, tx.jobs().get(job).await?))
         });
-        let (done, disks, point, row) = read.await?;
+        let (done, disks, point, row, job) = read.await?;
         Ok(ReplicationReport {
             capacity_bytes: disks.iter().filter(|disk| disk.removed_at.is_none()).map(|disk| disk.spec.capacity_bytes).sum(),
             seconds: row.started_at.zip(row.completed_at).map(|(from, to)| to.since(from).as_secs_f64()),
@@ -225,7 +269,8 @@ impl Replications {
             status: row.status,
             percent: row.percent,
             bytes_transferred: row.bytes_transferred,
-            error_message: row.error_message,
+            message: Message::of(&job),
+            technical: row.error_message,
             created_at: row.created_at,
             completed_at: row.completed_at,
         })

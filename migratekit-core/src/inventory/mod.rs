@@ -11,9 +11,9 @@ use serde::Serialize;
 pub use self::pattern::NamePattern;
 use crate::error::{ErrorKind, Result};
 use crate::id::{ContextId, SiteId};
-use crate::model::EventKind;
+use crate::model::{Context, EventKind};
 use crate::platform::{Inventory, Machine};
-use crate::store::{NewContext, NewEvent, Store, Tx, VmLook};
+use crate::store::{NewEvent, Store, Tx};
 
 const LOOK: &str = "look for a managed VM";
 
@@ -71,8 +71,8 @@ pub async fn discover(store: &Store, origin: &Origin, inventory: &dyn Inventory,
             Ok(machine) if !names.fits(&machine.name) => {}
             Ok(machine) => {
                 let id = machine.reference.as_str();
-                let known = store.read(LOOK, |tx| async move { tx.vms().of_source(&origin.host, id).await }).await?;
-                found.push(Discovered { place: entry.place, context: known, machine: Some(machine), problem: None });
+                let known = store.read(LOOK, |tx| async move { tx.contexts().by_source(&origin.host, id).await }).await?;
+                found.push(Discovered { place: entry.place, context: known.map(|vm| vm.id), machine: Some(machine), problem: None });
             }
             Err(error) => found.push(Discovered { place: entry.place, machine: None, context: None, problem: Some(error.to_string()) }),
         }
@@ -93,8 +93,8 @@ pub async fn add(store: &Store, origin: &Origin, machine: &Machine) -> Result<Ad
         // Another process added it between our look and our row.
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
             let id = machine.reference.as_str();
-            match store.read(LOOK, |tx| async move { tx.vms().of_source(&origin.host, id).await }).await? {
-                Some(context) => Ok(AddOutcome::Skipped { context }),
+            match store.read(LOOK, |tx| async move { tx.contexts().by_source(&origin.host, id).await }).await? {
+                Some(vm) => Ok(AddOutcome::Skipped { context: vm.id }),
                 None => Err(error),
             }
         }
@@ -103,30 +103,22 @@ pub async fn add(store: &Store, origin: &Origin, machine: &Machine) -> Result<Ad
 }
 
 async fn insert(tx: &Tx, origin: &Origin, machine: &Machine) -> Result<AddOutcome> {
-    if let Some(context) = tx.vms().of_source(&origin.host, machine.reference.as_str()).await? {
-        return Ok(AddOutcome::Skipped { context });
+    if let Some(vm) = tx.contexts().by_source(&origin.host, machine.reference.as_str()).await? {
+        return Ok(AddOutcome::Skipped { context: vm.id });
     }
-    let id = ContextId::generate();
-    let new = NewContext {
-        id: &id,
-        vm_name: &machine.name,
-        source_vm_id: machine.reference.as_str(),
-        instance_uuid: Some(machine.instance.as_str()),
-        vm_path: &machine.path,
-        source_host: &origin.host,
-        site: origin.site,
-    };
-    tx.replications().add_context(&new).await?;
-    let look = VmLook {
-        name: &machine.name,
-        instance_uuid: machine.instance.as_str(),
-        path: &machine.path,
-        cpus: machine.cpus,
+    let vm = Context {
+        instance_uuid: Some(machine.instance.to_string()),
+        vm_path: machine.path.clone(),
+        cpu_count: machine.cpus,
         memory_bytes: machine.memory_bytes,
         os: machine.os,
         power: machine.power,
+        auto_added: true,
+        site: origin.site,
+        ..Context::discovered(&machine.name, &origin.host, machine.reference.as_str(), tx.now().await?)
     };
-    tx.replications().look(&id, &look).await?;
+    tx.contexts().add(&vm).await?;
+    let id = vm.id;
     for disk in &machine.disks {
         tx.replicas().see_disk(&id, disk).await?;
     }

@@ -4,16 +4,19 @@
 //! transactions a crash leaves rows from which the job goes on.
 
 use std::future::Future;
+use std::sync::Arc;
 
 use serde_json::json;
 
-use super::desk::Desk;
+use super::attend::caught;
+use super::desk::{Desk, unreachable};
 use super::failpoint::Side;
 use super::lease::Grip;
-use super::{Failure, Outcome, Progress, Saga, SagaDefinition, StepContext, StepEnd, StepSpec};
+use super::{Failure, Outcome, Progress, Saga, SagaDefinition, SagaFactory, StepContext, StepEnd, StepSpec};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Epoch, JobId};
-use crate::model::{EventKind, Job, JobStatus, JobTrigger, Journal, JournalStep, Percent, Step, StepStatus, StepTrigger};
+use crate::model::messages::Action;
+use crate::model::{EventKind, Job, JobStatus, JobTrigger, Journal, JournalStep, OperationSummary, Percent, Step, StepStatus, StepTrigger};
 use crate::store::{JobNote, NewEvent, StepNote, Tx};
 
 /// How often an undo is begun before it is a state: three times; what two pauses do not heal needs a person.
@@ -52,6 +55,35 @@ impl Page {
             steps: journal_steps.collect(),
         };
         Page { job, steps, journal }
+    }
+}
+
+/// Who writes the domain's rows when a job comes to rest.
+#[derive(Clone, Copy)]
+pub(super) enum Domain<'a> {
+    /// The job's code.
+    Saga(&'a dyn Saga),
+    /// Who would make it, for a job that this program cannot read.
+    Factory(&'a dyn SagaFactory),
+    /// Nobody: the domain refused.
+    Nobody,
+}
+
+impl<'a> Domain<'a> {
+    /// That of a job whose code was loaded, or could not be.
+    pub(super) fn of(factory: &'a dyn SagaFactory, loaded: &'a Result<Arc<dyn Saga>>) -> Self {
+        match loaded {
+            Ok(saga) => Domain::Saga(saga.as_ref()),
+            Err(_) => Domain::Factory(factory),
+        }
+    }
+
+    pub(super) async fn settle(self, outcome: &Outcome<'_>, job: &Job, tx: &Tx) -> Result<()> {
+        match self {
+            Domain::Saga(saga) => saga.settle(outcome, job, tx).await,
+            Domain::Factory(factory) => factory.abandon(outcome, job, tx).await,
+            Domain::Nobody => Ok(()),
+        }
     }
 }
 
@@ -146,17 +178,15 @@ impl Book<'_> {
     }
 
     /// The job comes to rest: the domain's rows, the job's, the lease. `false`: its end was asked for in the last moment.
-    pub(super) async fn settle(&self, saga: Option<&dyn Saga>, on: JobTrigger, outcome: &Outcome<'_>) -> Result<bool> {
+    pub(super) async fn settle(&self, domain: Domain<'_>, on: JobTrigger, outcome: &Outcome<'_>) -> Result<bool> {
         self.write("job", "settle", |tx| async move {
             let job = tx.jobs().get(&self.grip.job).await?;
             if on == JobTrigger::Complete && job.status.next(on).is_err() {
                 return Ok(false);
             }
-            if let Some(saga) = saga {
-                saga.settle(outcome, &job, &tx).await?;
-            }
+            domain.settle(outcome, &job, &tx).await?;
             tx.jobs().release(&self.grip.job).await?;
-            let next_action = matches!(outcome, Outcome::NeedsAttention(_)).then_some(self.definition.next_action);
+            let next_action = matches!(outcome, Outcome::NeedsAttention(_)).then_some(self.definition.next_action.code());
             let failure = match outcome {
                 Outcome::Failed(failure) | Outcome::NeedsAttention(failure) => Some(*failure),
                 _ => None,
@@ -165,6 +195,12 @@ impl Book<'_> {
             Ok(true)
         })
         .await
+    }
+
+    /// The job is left to a person; see [`ends_all_the_same`].
+    pub(super) async fn give_up(&self, domain: Domain<'_>, failure: &Failure) -> Result<()> {
+        let outcome = &Outcome::NeedsAttention(failure);
+        ends_all_the_same(domain, |domain| async move { self.settle(domain, JobTrigger::GiveUp, outcome).await.map(|_| ()) }).await
     }
 
     /// How far the job is: its row, the domain's rows, an event. At most one a second.
@@ -237,13 +273,21 @@ async fn page(tx: &Tx, definition: &'static SagaDefinition, grip: &Grip) -> Resu
     Ok(Page::of(definition, job, tx.steps().of_job(&grip.job).await?))
 }
 
-/// A job's change of status, and its event: the only place where a job's status changes.
+/// A job's change of status, and its event: the only place where a job's status changes. When the job comes to rest by it, or leaves its
+/// rest, its VM's summary of the last operation is written anew; that of a part of another job is its parent's.
 pub(super) async fn change(tx: &Tx, id: &JobId, on: JobTrigger, note: JobNote<'_>) -> Result<()> {
     let job = tx.jobs().get(id).await?;
     let to = job.status.next(on)?;
     tx.jobs().change(id, job.status, to, &note).await?;
     let data = json!({ "from": job.status, "to": to, "by": note.by, "error_kind": note.failure.map(|failure| &failure.kind) });
-    tx.events().append(&NewEvent { kind: EventKind::JobStatus, job: Some(id.clone()), context: job.context, data }).await.map(|_| ())
+    tx.events().append(&NewEvent { kind: EventKind::JobStatus, job: Some(id.clone()), context: job.context.clone(), data }).await?;
+    match &job.context {
+        Some(context) if job.parent.is_none() && !(job.status.is_busy() && to.is_busy()) => {
+            let summary = OperationSummary::of(&tx.jobs().get(id).await?, &tx.steps().of_job(id).await?);
+            tx.feed().keep_summary(context, &summary).await
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The pivot is crossed, in the transaction of the step's own rows.
@@ -266,10 +310,24 @@ pub(super) async fn tell_taken(tx: &Tx, seen: &Job, status: JobStatus, epoch: Ep
     tx.events().append(&event).await.map(|_| ())
 }
 
+/// Ends a job by `end`, if need be without its domain's rows: a job that cannot be ended holds its VM for ever, and is tried again for ever.
+pub(super) async fn ends_all_the_same<'a, Fut>(domain: Domain<'a>, end: impl Fn(Domain<'a>) -> Fut) -> Result<()>
+where
+    Fut: Future<Output = Result<()>>,
+{
+    match caught(end(domain)).await {
+        Err(error) if error.kind() != ErrorKind::Fenced && !unreachable(&error) => {
+            tracing::error!(%error, "the rows of the job's domain cannot be written; the job ends without them");
+            end(Domain::Nobody).await
+        }
+        ended => ended,
+    }
+}
+
 /// The job is left to a person, outside of a drive.
-pub(super) async fn give_up(tx: &Tx, saga: &dyn Saga, id: &JobId, failure: &Failure, next_action: &str) -> Result<()> {
+pub(super) async fn give_up(tx: &Tx, domain: Domain<'_>, id: &JobId, failure: &Failure, next_action: Action) -> Result<()> {
     let job = tx.jobs().get(id).await?;
-    saga.settle(&Outcome::NeedsAttention(failure), &job, tx).await?;
+    domain.settle(&Outcome::NeedsAttention(failure), &job, tx).await?;
     tx.jobs().release(id).await?;
-    change(tx, id, JobTrigger::GiveUp, JobNote { failure: Some(failure), next_action: Some(next_action), by: None }).await
+    change(tx, id, JobTrigger::GiveUp, JobNote { failure: Some(failure), next_action: Some(next_action.code()), by: None }).await
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
@@ -15,10 +16,10 @@ use super::{Progress, StepSpec};
 use crate::clock::{self, Instant};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ContextId, Epoch, JobId, StepId};
-use crate::model::Job;
+use crate::model::{Job, Percent};
 use crate::nbd::EpochKey;
 use crate::store::{Store, Tx};
-use crate::task::CancellationToken;
+use crate::task::{CancellationToken, Passed};
 
 /// A step's view of its job. All it offers is fenced: once the lease is lost, everything fails with [`ErrorKind::Fenced`].
 pub struct StepContext {
@@ -122,6 +123,17 @@ impl StepContext {
         self.sign.give(None);
     }
 
+    /// For work elsewhere that takes long: whenever bytes pass there, that is a sign here. The step's progress goes with it `from` so many of
+    /// `total` bytes `to` so many; with a total of 0 it is a sign of life only.
+    #[must_use]
+    pub fn passing(&self, from: u64, to: u64, total: u64) -> Passed {
+        let (sign, passed) = (Arc::clone(&self.sign), AtomicU64::new(from));
+        Passed::to(move |bytes| {
+            let done = passed.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes).min(to);
+            sign.give((total > 0).then(|| Progress::part(Percent::of(done, total))));
+        })
+    }
+
     /// An error when the step was asked to end: for the top of loops.
     pub fn check(&self) -> Result<()> {
         if !self.token.is_cancelled() {
@@ -189,7 +201,7 @@ impl StepContext {
 
     /// A value that is made once in the life of the job, however often its steps are begun: `make` is asked only when the catalog has none
     /// under `key` (unique in the job), and what it gave is committed before it is used.
-    pub async fn once<T: Serialize + DeserializeOwned>(&self, key: &'static str, make: impl FnOnce() -> T) -> Result<T> {
+    pub async fn once<T: Serialize + DeserializeOwned>(&self, key: &str, make: impl FnOnce() -> T) -> Result<T> {
         if let Some(known) = self.recall(key).await? {
             return Ok(known);
         }
@@ -200,19 +212,19 @@ impl StepContext {
     }
 
     /// What [`StepContext::once`] made under `key` in this job, in whichever step.
-    pub async fn recall<T: DeserializeOwned>(&self, key: &'static str) -> Result<Option<T>> {
+    pub async fn recall<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>> {
         let known = self.desk.read(|tx| async move { tx.steps().recall(&self.job.id, key).await }).await?;
         known.map(|value| decode(key, value)).transpose()
     }
 }
 
-fn encode<T: Serialize>(key: &'static str, value: &T) -> Result<serde_json::Value> {
+fn encode<T: Serialize>(key: &str, value: &T) -> Result<serde_json::Value> {
     serde_json::to_value(value).map_err(|e| {
         Error::new(ErrorKind::Internal, "keep a value of a step", "it cannot be written as JSON").with("key", key).with_source(e)
     })
 }
 
-fn decode<T: DeserializeOwned>(key: &'static str, value: serde_json::Value) -> Result<T> {
+fn decode<T: DeserializeOwned>(key: &str, value: serde_json::Value) -> Result<T> {
     serde_json::from_value(value).map_err(|e| {
         Error::new(ErrorKind::Mismatch, "read a value of a step", "the catalog's text is not what this program would have written")
             .with("key", key)

@@ -49,6 +49,11 @@ impl Sagas {
         Ok(Sagas(Arc::new(sagas)))
     }
 
+    /// What each of them is, as data.
+    pub fn definitions(&self) -> impl Iterator<Item = &'static SagaDefinition> {
+        self.0.values().map(|factory| factory.definition())
+    }
+
     /// The saga of this kind.
     pub(super) fn get(&self, kind: JobKind) -> Result<&Arc<dyn SagaFactory>> {
         self.0.get(&kind).ok_or_else(|| {

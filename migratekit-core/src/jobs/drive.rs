@@ -9,7 +9,7 @@ use std::time::Duration;
 use tracing::Instrument;
 
 use super::attend::{End, attend, caught};
-use super::book::{Book, Ended, Page};
+use super::book::{Book, Domain, Ended, Page};
 use super::context::{Sign, StepContext};
 use super::desk::{Desk, unreachable};
 use super::lease::{Grip, Stop, fenced};
@@ -70,7 +70,7 @@ impl Drive {
             }
             tracing::error!(%error, "the job cannot go on; it is left to a person");
             match self.give_up(&error).await {
-                Ok(_) => Rest::Settled,
+                Ok(()) => Rest::Settled,
                 Err(error) => {
                     tracing::error!(%error, "the job cannot be written to the catalog; its lease runs out");
                     self.grip.stop(Stop::Lost);
@@ -82,11 +82,12 @@ impl Drive {
         .await
     }
 
-    async fn give_up(&self, error: &Error) -> Result<bool> {
-        let definition = self.desk.sagas.get(self.job.kind)?.definition();
-        let book = Book { desk: &self.desk, grip: &self.grip, definition };
-        let failure = failure_of("job", error);
-        book.settle(None, JobTrigger::GiveUp, &Outcome::NeedsAttention(&failure)).await
+    /// Leaves the job to a person; the rows of its domain say so too, also when this program cannot read the job.
+    async fn give_up(&self, error: &Error) -> Result<()> {
+        let factory = self.desk.sagas.get(self.job.kind)?;
+        let book = Book { desk: &self.desk, grip: &self.grip, definition: factory.definition() };
+        let loaded = factory.load(&self.job);
+        book.give_up(Domain::of(factory.as_ref(), &loaded), &failure_of("job", error)).await
     }
 
     async fn drive(&self) -> Result<Rest> {
@@ -97,7 +98,10 @@ impl Drive {
         let loaded = rows_match(definition, &page).and_then(|()| factory.load(&page.job));
         match loaded {
             Ok(saga) => Line { drive: self, book, saga, definition, pause: self.desk.pace.pause }.follow().await,
-            Err(error) => self.give_up(&error).await.map(|_| Rest::Settled),
+            Err(error) => {
+                tracing::error!(%error, "this program cannot run the job; it is left to a person");
+                self.give_up(&error).await.map(|()| Rest::Settled)
+            }
         }
     }
 }
@@ -181,7 +185,7 @@ impl Line<'_> {
 
     /// Changes the job's status; `true` when it came to rest by that.
     async fn turn(&self, page: &Page, on: JobTrigger) -> Result<bool> {
-        let saga = Some(self.saga.as_ref());
+        let saga = Domain::Saga(self.saga.as_ref());
         let known = || Failure {
             step: page.job.failed_step.clone().unwrap_or_default(),
             kind: page.job.error_kind.clone().unwrap_or_else(|| ErrorKind::Internal.code().to_owned()),
@@ -284,13 +288,14 @@ impl Line<'_> {
             End::Deaf => {
                 let error = Error::new(ErrorKind::Timeout, "stop a step", "it was told to end and does not").with("step", spec.name);
                 tracing::error!(%error, "the job is left to a person; the step is waited for");
-                if self.book.grip.stopped() < Some(Stop::Shutdown) {
-                    let failure = failure_of(spec.name, &error);
-                    self.book.settle(Some(self.saga.as_ref()), JobTrigger::GiveUp, &Outcome::NeedsAttention(&failure)).await?;
-                }
+                let settled = match self.book.grip.stopped() < Some(Stop::Shutdown) {
+                    true => self.book.give_up(Domain::Saga(self.saga.as_ref()), &failure_of(spec.name, &error)).await,
+                    false => Ok(()),
+                };
+                // Whatever came of that: dropped in its middle, a step leaves other bytes than it would have.
                 self.book.grip.stop(Stop::Lost);
                 let _ = work.await;
-                Err(fenced(self.book.grip))
+                settled.and_then(|()| Err(fenced(self.book.grip)))
             }
         }
     }

@@ -8,10 +8,11 @@
 //!
 //! | store | how it is known |
 //! |---|---|
-//! | SQLite | its lock file is free: the process that held it ended. No clock is asked |
-//! | MariaDB | `until` is over by the database's clock **and** the counter stood still for [`LeaseTimes::still`] of the observer's monotonic clock |
+//! | SQLite | its lock file is free: the process that held it ended. No clock is asked. Where the file is missing: its row says that it ended, or `until` is over and its process is not there, or as with MariaDB |
+//! | MariaDB | `until` is over by the database's clock **and** the counter stood still for [`LeaseTimes::still`] of the observer's monotonic clock; or it stood still for a whole lease more than that, whatever the database's clock says |
 //!
-//! So a step of anybody's wall clock steals nothing: a living owner's counter moves.
+//! So a step of anybody's wall clock steals nothing, since a living owner's counter moves; and it delays nothing for long, since an owner
+//! whose counter stood still for a whole lease has given up by its own monotonic clock.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -74,7 +75,7 @@ struct Sight {
 
 impl Observer {
     /// Whether the owner of this lease is known dead at `now`. `over`: the database's clock is behind `until`.
-    pub(super) fn dead(&mut self, now: Instant, job: &JobId, lease: &Lease, over: bool, owner: Owner, still: Duration) -> bool {
+    pub(super) fn dead(&mut self, now: Instant, job: &JobId, lease: &Lease, over: bool, owner: Owner, times: &LeaseTimes) -> bool {
         match owner {
             Owner::Gone => return true,
             Owner::Lives => return false,
@@ -82,7 +83,10 @@ impl Observer {
         }
         let same = |sight: &Sight| sight.owner == lease.owner && sight.epoch == lease.epoch && sight.renewals == lease.renewals;
         match self.seen.get(job) {
-            Some(sight) if same(sight) => over && now.saturating_duration_since(sight.since) >= still,
+            Some(sight) if same(sight) => {
+                let still = now.saturating_duration_since(sight.since);
+                still >= times.still && (over || still >= times.still + times.lease)
+            }
             _ => {
                 let sight = Sight { owner: lease.owner.clone(), epoch: lease.epoch, renewals: lease.renewals, since: now };
                 self.seen.insert(job.clone(), sight);
@@ -235,7 +239,8 @@ mod tests {
         let (start, job, owner) = (clock::now(), JobId::generate(), RunnerId::generate());
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut observer = Observer::default();
-        let mut dead = |seconds, renewals, over| observer.dead(at(seconds), &job, &lease(&owner, renewals), over, Owner::Unknown, STILL);
+        let times = LeaseTimes::default();
+        let mut dead = |seconds, renewals, over| observer.dead(at(seconds), &job, &lease(&owner, renewals), over, Owner::Unknown, &times);
         assert!(!dead(0, 7, true), "seen for the first time");
         assert!(!dead(9, 7, true), "not long enough");
         assert!(!dead(11, 7, false), "its lease is not over");
@@ -243,15 +248,25 @@ mod tests {
         assert!(!dead(12, 8, true), "it lives after all");
         assert!(!dead(21, 8, true));
         assert!(dead(22, 8, true));
+        // A database whose clock was set back: the lease is never over, and the owner has given up all the same.
+        assert!(!dead(51, 8, false), "its own clock may not have said so yet");
+        assert!(dead(52, 8, false));
     }
 
     #[test]
     fn a_lock_says_more_than_any_clock() {
         let (now, job, owner) = (clock::now(), JobId::generate(), RunnerId::generate());
         let mut observer = Observer::default();
-        assert!(observer.dead(now, &job, &lease(&owner, 0), false, Owner::Gone, STILL));
+        assert!(observer.dead(now, &job, &lease(&owner, 0), false, Owner::Gone, &LeaseTimes::default()));
         for seconds in [0, 100, 1000] {
-            assert!(!observer.dead(now + Duration::from_secs(seconds), &job, &lease(&owner, 0), true, Owner::Lives, STILL));
+            assert!(!observer.dead(
+                now + Duration::from_secs(seconds),
+                &job,
+                &lease(&owner, 0),
+                true,
+                Owner::Lives,
+                &LeaseTimes::default()
+            ));
         }
     }
 
@@ -264,7 +279,7 @@ mod tests {
             for (milliseconds, over) in looks {
                 passed += milliseconds;
                 let (now, renewals) = (start + Duration::from_millis(passed), passed / 5000);
-                prop_assert!(!observer.dead(now, &job, &lease(&owner, renewals), over, Owner::Unknown, STILL));
+                prop_assert!(!observer.dead(now, &job, &lease(&owner, renewals), over, Owner::Unknown, &LeaseTimes::default()));
             }
         }
     }

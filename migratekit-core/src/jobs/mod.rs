@@ -38,6 +38,7 @@ mod effect;
 mod failpoint;
 mod follow;
 mod home;
+mod housekeeping;
 mod lease;
 mod log;
 mod office;
@@ -63,6 +64,7 @@ pub use desk::Pace;
 pub use failpoint::Failpoints;
 #[cfg(feature = "testing")]
 pub use failpoint::Hook;
+pub use housekeeping::{HOUSEKEEPING, housekeep};
 pub use lease::LeaseTimes;
 pub use recovery::{MONITOR, Recovered, STALE};
 pub use runner::{JOBS_AT_ONCE, Orphans, Runner, RunnerConfig, Wanted};

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::book::{self, Page};
+use super::book::{self, Domain, Page};
 use super::desk::{Desk, Pulse, unreachable};
 use super::failpoint::Failpoints;
 use super::{Outcome, Pace, Sagas};
@@ -147,8 +147,9 @@ impl Jobs {
                 }
                 let to = job.status.next(JobTrigger::Cancel)?;
                 if to == JobStatus::Cancelled {
-                    let saga = self.desk.sagas.get(job.kind)?.load(&job)?;
-                    saga.settle(&Outcome::Cancelled, &job, &tx).await?;
+                    let factory = self.desk.sagas.get(job.kind)?;
+                    let loaded = factory.load(&job);
+                    Domain::of(factory.as_ref(), &loaded).settle(&Outcome::Cancelled, &job, &tx).await?;
                 }
                 book::change(&tx, id, JobTrigger::Cancel, JobNote { by, ..JobNote::default() }).await?;
                 Ok(to)

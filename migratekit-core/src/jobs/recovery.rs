@@ -9,12 +9,15 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use super::Failure;
+use super::book::{self, Domain};
+use super::desk::unreachable;
+use super::housekeeping::{self, Part};
 use super::lease::Owner as Life;
 use super::runner::{Orphans, Shared};
-use super::{Failure, book};
 use crate::clock::{self, Instant, Timestamp};
-use crate::error::{ErrorKind, Result};
-use crate::id::{Epoch, JobId};
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::{Epoch, JobId, RunnerId};
 use crate::model::{Decision, EventKind, Job, JobStatus, JobTrigger, Leave, Lost, OtherSide, Owner, RecoveryFacts, decide};
 
 /// How often the health monitor looks at everything that has not come to rest.
@@ -88,15 +91,21 @@ pub(super) async fn at_start(shared: &Arc<Shared>) -> Result<Recovered> {
     Ok(recovered)
 }
 
-/// The health monitor, until the runner ends.
+/// The health monitor, until the runner ends; and the housekeeping when it is due.
 pub(super) async fn mind(shared: &Arc<Shared>) {
     tracing::info!(seconds = MONITOR.as_secs(), stale_seconds = STALE.as_secs(), "Health monitor started");
+    keep_house(shared).await;
     while shared.token.run_until_cancelled(clock::sleep(MONITOR)).await.is_some() {
         match look_at_all(shared).await {
             Ok(found) => tracing::debug!(%found, "the health monitor looked"),
             Err(error) => tracing::warn!(%error, "the health monitor cannot look at the jobs; it tries again"),
         }
+        keep_house(shared).await;
     }
+}
+
+async fn keep_house(shared: &Shared) {
+    housekeeping::when_due(&shared.jobs.desk.store, Part::Whole, &shared.token).await;
 }
 
 /// Every job that has not come to rest, with the decision of each counted. The looks of the runner carry them out.
@@ -104,7 +113,14 @@ async fn look_at_all(shared: &Arc<Shared>) -> Result<Recovered> {
     let (now_there, jobs) = shared.jobs.desk.read(|tx| async move { Ok((tx.now().await?, tx.jobs().unfinished().await?)) }).await?;
     let mut count = Recovered { unfinished: jobs.len(), ..Recovered::default() };
     for job in &jobs {
-        let decision = decide(&facts(shared, job, now_there).await?);
+        let decision = match facts(shared, job, now_there).await {
+            Ok(facts) => decide(&facts),
+            // Of who cannot be judged nothing is taken.
+            Err(error) => {
+                passed_over(job, error)?;
+                Decision::Leave(Leave::Owned)
+            }
+        };
         if job.status != JobStatus::Paused && now_there.since(job.updated_at) > STALE {
             tracing::warn!(job = %job.id, status = %job.status, ?decision, "the job is stale");
         }
@@ -128,10 +144,13 @@ fn lays_down(shared: &Shared, job: &Job) -> bool {
     shared.config.orphans == Orphans::LayDown && job.status == JobStatus::Running && !job.pivot_crossed && job.lease.is_some()
 }
 
-/// Whether this runner is there for the job. What was left in the middle, goes back or is behind its pivot is everybody's.
+/// Whether this runner is there for the job. What a crash left in the middle, and what goes back, is everybody's; what was laid down in good
+/// order waits for who wants it, also behind its pivot; a part of a job is its owner's.
 fn is_wanted(shared: &Shared, job: &Job) -> bool {
-    let fresh = matches!(job.status, JobStatus::Pending | JobStatus::Running) && job.lease.is_none() && !job.pivot_crossed;
-    shared.config.wanted.as_ref().is_none_or(|wanted| !fresh || wanted.has(&job.id))
+    let fresh = matches!(job.status, JobStatus::Pending | JobStatus::Running) && job.lease.is_none();
+    // A job that waits for a part of itself holds its place until that is done.
+    let part_of_ours = || job.parent.as_ref().is_some_and(|parent| shared.holds(parent));
+    shared.config.wanted.as_ref().is_none_or(|wanted| !fresh || wanted.has(&job.id) || part_of_ours())
 }
 
 /// The jobs that may be taken now. What is decided otherwise is done here.
@@ -144,26 +163,37 @@ pub(super) async fn free(shared: &Arc<Shared>) -> Result<Vec<Found>> {
         if shared.holds(&job.id) || shared.jobs.desk.sagas.get(job.kind).is_err() {
             continue;
         }
-        let verdict = match decide(&facts(shared, &job, now_there).await?) {
-            Decision::Leave(Leave::Waiting) | Decision::TakeOver | Decision::Follow(_) | Decision::Finish(_) => None,
-            Decision::Leave(_) | Decision::AskAgain => continue,
-            Decision::MarkUnreachable => {
-                mark_unreachable(shared, &job).await?;
-                continue;
+        match judge(shared, &job, now_there).await {
+            Ok(Some(verdict)) if is_wanted(shared, &job) => {
+                let lay_down = lays_down(shared, &job);
+                free.push(Found { job, lay_down, verdict });
             }
-            Decision::NeedsAttention => {
-                give_up(shared, &job).await?;
-                continue;
-            }
-            Decision::Fail(lost) => Some(lost_job(&lost)),
-        };
-        if !is_wanted(shared, &job) {
-            continue;
+            Ok(_) => {}
+            Err(error) => passed_over(&job, error)?,
         }
-        let lay_down = lays_down(shared, &job);
-        free.push(Found { job, lay_down, verdict });
     }
     Ok(free)
+}
+
+/// Whether a job may be taken, and then what it goes back with, if it goes back. What is decided otherwise is done here.
+async fn judge(shared: &Arc<Shared>, job: &Job, now_there: Timestamp) -> Result<Option<Option<Failure>>> {
+    match decide(&facts(shared, job, now_there).await?) {
+        Decision::Leave(Leave::Waiting) | Decision::TakeOver | Decision::Follow(_) | Decision::Finish(_) => Ok(Some(None)),
+        Decision::Fail(lost) => Ok(Some(Some(lost_job(&lost)))),
+        Decision::Leave(_) | Decision::AskAgain => Ok(None),
+        Decision::MarkUnreachable => mark_unreachable(shared, job).await.map(|()| None),
+        Decision::NeedsAttention => give_up(shared, job).await.map(|()| None),
+    }
+}
+
+/// A job that cannot be judged or taken stands in nobody's way: it is told, and looked at again. An error is that of the catalog, which
+/// is away for all.
+pub(super) fn passed_over(job: &Job, error: Error) -> Result<()> {
+    if unreachable(&error) {
+        return Err(error);
+    }
+    tracing::warn!(job = %job.id, %error, "the job cannot be judged or taken; it is left as it is, and looked at again");
+    Ok(())
 }
 
 async fn facts(shared: &Arc<Shared>, job: &Job, now_there: Timestamp) -> Result<RecoveryFacts> {
@@ -203,10 +233,30 @@ async fn owner(shared: &Arc<Shared>, job: &Job, now_there: Timestamp) -> Result<
     if lease.owner == shared.id {
         return Ok(if shared.holds(&job.id) { Owner::Us } else { Owner::Dead });
     }
-    let life: Life = shared.home.owner(&lease.owner).await?;
-    let (now, over, still) = (clock::now(), now_there > lease.until, shared.config.leases.still);
-    let dead = shared.observer.lock().unwrap_or_else(PoisonError::into_inner).dead(now, &job.id, lease, over, life, still);
+    let (now, over, times) = (clock::now(), now_there > lease.until, &shared.config.leases);
+    let life = life(shared, &lease.owner, over).await?;
+    let dead = shared.observer.lock().unwrap_or_else(PoisonError::into_inner).dead(now, &job.id, lease, over, life, times);
     Ok(if dead { Owner::Dead } else { Owner::Alive })
+}
+
+/// What is known of an owner without asking a clock. With locks that it ended is written down: only then its lock's file may go.
+async fn life(shared: &Shared, owner: &RunnerId, over: bool) -> Result<Life> {
+    let life = shared.home.owner(owner).await?;
+    if !shared.home.has_locks() || life == Life::Lives {
+        return Ok(life);
+    }
+    let row = shared.jobs.desk.read(|tx| async move { tx.runners().find(owner).await }).await?;
+    let life = match (life, &row) {
+        (Life::Unknown, Some(row)) => shared.home.by_row(row, over),
+        (life, _) => life,
+    };
+    if life == Life::Gone {
+        if row.is_some_and(|row| row.stopped_at.is_none()) {
+            shared.jobs.desk.store.write("write down a runner's end", |tx| async move { tx.runners().stopped(owner).await }).await?;
+        }
+        shared.home.bury(owner).await;
+    }
+    Ok(life)
 }
 
 /// Takes a job by a new epoch; none when somebody else was faster.
@@ -231,22 +281,24 @@ async fn mark_unreachable(shared: &Shared, job: &Job) -> Result<()> {
 
 /// The other side was out of reach for too long: a person is asked. The new epoch fences whoever may still write.
 async fn give_up(shared: &Arc<Shared>, job: &Job) -> Result<()> {
-    let Some(epoch) = claim(shared, job).await? else { return Ok(()) };
     let factory = shared.jobs.desk.sagas.get(job.kind)?;
     let next_action = factory.definition().next_action;
-    let saga = &factory.load(job)?;
+    let loaded = &factory.load(job);
+    let Some(epoch) = claim(shared, job).await? else { return Ok(()) };
     let failure = &Failure {
         step: String::new(),
         kind: ErrorKind::Unreachable.code().to_owned(),
         message: "the other side of the job could not be reached for too long; whether it still runs is not known".to_owned(),
     };
-    let done = shared.jobs.desk.store.write("leave a job to a person", |tx| async move {
-        if !tx.jobs().hold(&job.id, &shared.id, epoch).await? {
-            return Ok(());
-        }
-        book::give_up(&tx, saga.as_ref(), &job.id, failure, next_action).await
-    });
-    done.await
+    book::ends_all_the_same(Domain::of(factory.as_ref(), loaded), |domain| {
+        shared.jobs.desk.store.write("leave a job to a person", move |tx| async move {
+            if !tx.jobs().hold(&job.id, &shared.id, epoch).await? {
+                return Ok(());
+            }
+            book::give_up(&tx, domain, &job.id, failure, next_action).await
+        })
+    })
+    .await
 }
 
 fn lost_job(lost: &Lost) -> Failure {
@@ -255,5 +307,5 @@ fn lost_job(lost: &Lost) -> Failure {
         Lost::JobLost => "job_lost: the other side answers, and knows no such job".to_owned(),
         Lost::Reported(error) => format!("the other side says: {error}"),
     };
-    Failure { step: String::new(), kind: ErrorKind::Internal.code().to_owned(), message }
+    Failure { step: String::new(), kind: lost.code().to_owned(), message }
 }

@@ -7,15 +7,16 @@ use serde_json::json;
 use super::clockstep::ClockWatch;
 use super::lease::Stop;
 use super::runner::Shared;
-use crate::clock::{self, Timestamp};
+use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::JobId;
 use crate::model::EventKind;
+use crate::store::NewAuditEntry;
 
 /// Renews all leases every [`LeaseTimes::renew`](super::LeaseTimes::renew), until the runner ends and its last job is laid down. A lease
 /// that may be over is given up here, before anybody can take it.
 pub(super) async fn renew(shared: &Shared) {
-    let mut watch = ClockWatch::new(clock::now(), Timestamp::now());
+    let mut watch = ClockWatch::new(clock::now(), shared.config.wall.now());
     loop {
         let times = shared.config.leases;
         if shared.token.run_until_cancelled(clock::sleep(times.renew)).await.is_none() {
@@ -24,7 +25,7 @@ pub(super) async fn renew(shared: &Shared) {
             }
             clock::sleep(times.look.min(times.renew)).await;
         }
-        if let Some(seconds) = watch.look(clock::now(), Timestamp::now()) {
+        if let Some(seconds) = watch.look(clock::now(), shared.config.wall.now()) {
             tell_clock_step(shared, seconds).await;
         }
         if let Err(error) = once(shared, times.lease).await {
@@ -58,8 +59,11 @@ async fn tell_clock_step(shared: &Shared, seconds: i64) {
     tracing::warn!(seconds, "the wall clock stepped; leases are not touched by it");
     let data = json!({ "code": "clock_step", "seconds": seconds });
     let written = shared.write_event(EventKind::Warning, data, |tx| async move {
-        let details = json!({ "seconds": seconds });
-        tx.runners().audit(&shared.id, "clock.step", &details).await
+        let details = &json!({ "seconds": seconds });
+        let (action, subject_kind, subject_id) = ("clock.step", "runner", shared.id.as_str());
+        let entry =
+            NewAuditEntry { actor: "system", action, subject_kind, subject_id, details: Some(details), source_ip: None, success: true };
+        tx.audit().add(&entry, tx.now().await?).await
     });
     if let Err(error) = written.await {
         tracing::warn!(%error, "the step of the clock was not audited");

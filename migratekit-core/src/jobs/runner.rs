@@ -25,7 +25,7 @@ use super::lease::{Grip, LeaseTimes, Observer, Stop};
 use super::office::Jobs;
 use super::recovery::{self, Asked, Found, Recovered};
 use super::{Sagas, renewal};
-use crate::clock;
+use crate::clock::{self, WallClock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{JobId, RunnerId};
 use crate::model::{EventKind, JobStatus};
@@ -46,12 +46,14 @@ pub struct RunnerConfig {
     pub jobs_at_once: usize,
     /// What becomes of a job whose runner died, and of one that a stop laid down.
     pub orphans: Orphans,
-    /// The only jobs it begins or goes on with; none: all that nobody holds. Orphans are dealt with all the same.
+    /// The only jobs it begins or goes on with; none: all that nobody holds. Orphans, and what goes back, are dealt with all the same.
     pub wanted: Option<Wanted>,
     /// The times of leases.
     pub leases: LeaseTimes,
     /// The times of a drive.
     pub pace: Pace,
+    /// The wall clock whose steps are told; nothing else asks it.
+    pub wall: WallClock,
     /// Failpoints; without feature `testing` there are none.
     pub failpoints: Failpoints,
 }
@@ -64,6 +66,7 @@ impl Default for RunnerConfig {
             wanted: None,
             leases: LeaseTimes::default(),
             pace: Pace::default(),
+            wall: WallClock::default(),
             failpoints: Failpoints::default(),
         }
     }
@@ -177,11 +180,24 @@ impl Runner {
     /// # Errors
     /// Those of the catalog.
     pub async fn idle(&self) -> Result<()> {
+        self.idle_for(|_| true).await
+    }
+
+    /// Waits until this runner does not hold this job, and would not take it.
+    ///
+    /// # Errors
+    /// Those of the catalog.
+    pub async fn done_with(&self, job: &JobId) -> Result<()> {
+        self.idle_for(|of| of == job).await
+    }
+
+    async fn idle_for(&self, counts: impl Fn(&JobId) -> bool) -> Result<()> {
         let mut pulse = self.shared.jobs.desk.pulse.listen();
         loop {
             pulse.mark_unchanged();
             // In this order: a job that is taken between the two is no more free, but held.
-            if recovery::free(&self.shared).await?.is_empty() && self.shared.grips().is_empty() {
+            let free = recovery::free(&self.shared).await?.iter().any(|found| counts(&found.job.id));
+            if !free && !self.shared.grips().iter().any(|grip| counts(&grip.job)) {
                 return Ok(());
             }
             tokio::select! {
@@ -289,7 +305,10 @@ impl Shared {
         for found in recovery::free(self).await? {
             let room = self.held(|held| held.values().filter(|held| held.counts).count() < self.config.jobs_at_once);
             if (room || found.job.parent.is_some()) && !self.token.is_cancelled() {
-                self.take_one(drives, found).await?;
+                let job = found.job.clone();
+                if let Err(error) = self.take_one(drives, found).await {
+                    recovery::passed_over(&job, error)?;
+                }
             }
         }
         Ok(())

@@ -7,6 +7,7 @@ use super::StepContext;
 use crate::block::BoxFuture;
 use crate::error::{Error, Result};
 use crate::id::DiskKey;
+use crate::model::messages::Action;
 use crate::model::{Job, JobKind, OtherSide, Percent};
 use crate::store::{JobFailure as Failure, Tx};
 
@@ -14,22 +15,20 @@ use crate::store::{JobFailure as Failure, Tx};
 /// cloud we wait for (300 s).
 pub const QUIET: Duration = Duration::from_secs(600);
 
-/// One step, as data. Written at the top of a saga's file:
+/// One step, as data; what people read of it is in [`messages`](crate::model::messages::step_words). Written at the top of a saga's file:
 ///
 /// ```
 /// use migratekit_core::jobs::StepSpec;
 /// const STEPS: &[StepSpec] = &[
-///     StepSpec::new("provisioning", "Preparing the target disks", 10),
-///     StepSpec::new("replicating", "Copying data", 80),
-///     StepSpec::new("committing", "Confirming the new point", 1).pivot(),
+///     StepSpec::new("provisioning", 10),
+///     StepSpec::new("replicating", 80),
+///     StepSpec::new("committing", 1).pivot(),
 /// ];
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StepSpec {
     /// Its name in the catalog; unique in the saga.
     pub name: &'static str,
-    /// What people read.
-    pub title: &'static str,
     /// Whether this is the pivot: before it everything is undone on failure, behind it everything is finished.
     pub pivot: bool,
     /// Its part of the whole way, relative to the other steps; at least 1.
@@ -44,8 +43,8 @@ pub struct StepSpec {
 impl StepSpec {
     /// A step that is no pivot.
     #[must_use]
-    pub const fn new(name: &'static str, title: &'static str, weight: u32) -> Self {
-        StepSpec { name, title, pivot: false, weight, quiet: QUIET, attempts: 5 }
+    pub const fn new(name: &'static str, weight: u32) -> Self {
+        StepSpec { name, pivot: false, weight, quiet: QUIET, attempts: 5 }
     }
 
     /// Makes it the pivot. Its decisive commit goes through [`StepContext::pivot`].
@@ -77,8 +76,8 @@ pub struct SagaDefinition {
     pub kind: JobKind,
     /// Its steps in order; at most one is the pivot. Without one, everything is undone until the last step ended.
     pub steps: &'static [StepSpec],
-    /// What a person does when the job cannot go on by itself: the code of an action.
-    pub next_action: &'static str,
+    /// What a person does when the job cannot go on by itself.
+    pub next_action: Action,
 }
 
 /// How a step ended that did not fail.
@@ -115,17 +114,27 @@ pub(super) fn failure_of(step: &str, error: &Error) -> Failure {
 pub struct Progress {
     /// The part of the step that is done. It never goes back; lower ones are ignored.
     pub part: Percent,
-    /// Bytes moved so far.
+    /// Bytes dealt with so far: compared, found to be the same, written.
     pub bytes_done: u64,
-    /// Bytes to move; 0 while nobody knows.
+    /// Bytes to deal with; 0 while nobody knows.
     pub bytes_total: u64,
+    /// Bytes of these that were written, zeros among them.
+    pub bytes_written: u64,
 }
 
 impl Progress {
-    /// Progress of moving bytes.
+    /// Progress of dealing with bytes.
     #[must_use]
     pub fn bytes(done: u64, total: u64) -> Self {
-        Progress { part: if total == 0 { Percent::ZERO } else { Percent::of(done, total) }, bytes_done: done, bytes_total: total }
+        let part = if total == 0 { Percent::ZERO } else { Percent::of(done, total) };
+        Progress { part, bytes_done: done, bytes_total: total, bytes_written: 0 }
+    }
+
+    /// So many of them were written.
+    #[must_use]
+    pub fn written(mut self, bytes: u64) -> Self {
+        self.bytes_written = bytes;
+        self
     }
 
     /// Progress that is only a part of the way.
@@ -162,8 +171,14 @@ pub trait SagaFactory: Send + Sync {
     /// What the saga is.
     fn definition(&self) -> &'static SagaDefinition;
 
-    /// The code for this job. With an error the job needs attention: this program cannot read it.
+    /// The code for this job. With an error the job needs attention: this program cannot read it ([`SagaFactory::abandon`]).
     fn load(&self, job: &Job) -> Result<Arc<dyn Saga>>;
+
+    /// Writes the domain's rows in the transaction that leaves a job to a person which this program cannot read ([`SagaFactory::load`] fails),
+    /// so that nothing says for ever that it is under way. There is only the job's row. By default the domain has no rows of its own.
+    fn abandon<'a>(&'a self, _outcome: &'a Outcome<'a>, _job: &'a Job, _tx: &'a Tx) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
 
     /// What the other side (a mover in another process) says of a job whose runner is gone, and the disks that the pass is for. By default there is none: all work is done by
     /// the runner itself.

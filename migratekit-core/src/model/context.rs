@@ -106,3 +106,41 @@ pub struct Context {
     /// The highest epoch that was ever given to a job of it.
     pub epoch: Epoch,
 }
+
+impl Context {
+    /// A VM as it comes under management at this time: known by its name and its source's id of it, never replicated.
+    #[must_use]
+    pub fn discovered(vm_name: &str, source_host: &str, source_vm_id: &str, at: Timestamp) -> Self {
+        Context {
+            id: ContextId::generate(),
+            vm_name: vm_name.to_owned(),
+            source_vm_id: source_vm_id.to_owned(),
+            instance_uuid: None,
+            vm_path: String::new(),
+            source_host: source_host.to_owned(),
+            datacenter: String::new(),
+            status: ContextStatus::Discovered,
+            last_successful_job: None,
+            jobs: JobCounts::default(),
+            cpu_count: 0,
+            memory_bytes: 0,
+            os: OsFamily::Unknown,
+            power: PowerState::Unknown,
+            tools_version: None,
+            created_at: at,
+            updated_at: at,
+            first_job_at: None,
+            last_job_at: None,
+            last_status_change: at,
+            auto_added: false,
+            last_scheduled_job: None,
+            next_scheduled_at: None,
+            scheduler_enabled: true,
+            credential: None,
+            cloud_config: None,
+            enrollment: None,
+            site: None,
+            epoch: Epoch::NONE,
+        }
+    }
+}

@@ -53,7 +53,7 @@ pub struct Disk {
     pub volume: Option<VolumeId>,
     /// The source's mark of the state that the last complete point holds.
     pub change_id: Option<String>,
-    /// Bytes the last pass moved.
+    /// Bytes the last pass wrote, zeros among them.
     pub bytes_synced: u64,
     /// When the source was found to have no such disk any more; its replica is kept.
     pub removed_at: Option<Timestamp>,

@@ -1,9 +1,13 @@
 //! Events: what changed, told in the order of the changes. A row is written in the transaction of the change.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
+use super::messages::step_words;
 use crate::clock::Timestamp;
 use crate::id::{ContextId, EventId, JobId};
+use crate::units::ByteSize;
 
 codes! {
     /// What an event tells.
@@ -52,4 +56,42 @@ pub struct Event {
     pub data: serde_json::Value,
     /// When.
     pub at: Timestamp,
+}
+
+impl Event {
+    /// What it tells a person who follows a job; `None` for one that tells people nothing.
+    #[must_use]
+    pub fn words(&self) -> Option<String> {
+        let text = |key: &str| self.data.get(key).and_then(serde_json::Value::as_str);
+        let number = |key: &str| self.data.get(key).and_then(serde_json::Value::as_u64);
+        let step = text("step").map(|step| step_words(step).friendly);
+        Some(match self.kind {
+            EventKind::JobCreated => "begun".to_owned(),
+            EventKind::JobStatus => text("to")?.replace('_', " "),
+            EventKind::StepStatus => match (text("to")?, step?) {
+                ("running", title) => title.to_owned(),
+                (to, title) => format!("{title}: {}", to.replace('_', " ")),
+            },
+            EventKind::JobProgress => {
+                let bytes = match (number("bytes_done"), number("bytes_total")) {
+                    (Some(done), Some(total)) if total > 0 => format!(", {} of {}", ByteSize(done), ByteSize(total)),
+                    _ => String::new(),
+                };
+                format!("{}%  {}{bytes}", number("percent")?, step?)
+            }
+            EventKind::PointCommitted => "a new complete point is safe".to_owned(),
+            EventKind::PointApplied => "the new point is in the volumes".to_owned(),
+            _ => return None,
+        })
+    }
+}
+
+impl fmt::Display for Event {
+    /// When, and what it tells; the kind alone when that is nothing for people.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.words() {
+            Some(words) => write!(f, "{}  {words}", self.at),
+            None => write!(f, "{}  {}", self.at, self.kind),
+        }
+    }
 }

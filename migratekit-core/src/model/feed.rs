@@ -3,17 +3,21 @@
 use std::fmt;
 use std::str::FromStr;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use serde::{Deserialize, Serialize};
 
-use super::messages::{Action, Category, Severity, scrub, step_words};
-use super::summary::Said;
+use super::messages::{Action, Category, Severity, scrub, step_words, told};
 use super::{ContextStatus, JobKind, JobStatus, OsFamily, Percent, PowerState};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ContextId, JobId};
 
 /// The largest page, in items.
-pub const FEED_PAGE: u32 = 200;
+pub const FEED_PAGE: u32 = 500;
+
+/// The version of the form in which pages and jobs leave the program; it rises when a field changes its meaning or goes.
+pub const FEED_VERSION: u32 = 1;
 
 /// Where a page ended: the next one begins with what is older. Its text is opaque to callers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,6 +107,8 @@ pub struct FeedItem {
     pub job_type: JobKind,
     /// Its VM.
     pub context_id: Option<ContextId>,
+    /// The VM's name, its owner's own words.
+    pub vm_name: Option<String>,
     /// What it is, with the VM's name.
     pub display_name: String,
     /// Where it is.
@@ -134,6 +140,8 @@ pub struct FeedItem {
 /// A page of the feed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FeedPage {
+    /// The version of this form.
+    pub version: u32,
     /// The items, newest first.
     pub items: Vec<FeedItem>,
     /// Where the next page begins; none when this is the last.
@@ -162,23 +170,25 @@ impl FeedItem {
     /// The item that people see for a row.
     #[must_use]
     pub fn of(row: &FeedRow) -> Self {
-        let said = Said::of(
+        let said = told(
             row.status,
             row.error_kind.as_deref(),
             row.error_message.as_deref(),
             row.failed_step.as_deref(),
             row.next_action.as_deref(),
         );
+        let vm_name = row.vm_name.as_deref().map(one_line);
         let running = row.running_step.as_deref().filter(|_| row.status.is_busy());
         FeedItem {
             job_id: row.id.clone(),
             external_job_id: row.external_id.as_deref().map(scrub),
             job_type: row.kind,
             context_id: row.context.clone(),
-            display_name: match &row.vm_name {
-                Some(name) => format!("{} of {}", title(row.kind), one_line(name)),
+            display_name: match &vm_name {
+                Some(name) => format!("{} of {name}", title(row.kind)),
                 None => title(row.kind).to_owned(),
             },
+            vm_name,
             status: row.status,
             progress: row.percent,
             current_step: running.map(|step| step_words(step).friendly.to_owned()),
@@ -206,6 +216,7 @@ impl FeedPage {
     pub fn of(rows: &[FeedRow], limit: usize) -> Self {
         let next = rows.get(limit).and_then(|_| rows.get(limit.checked_sub(1)?));
         FeedPage {
+            version: FEED_VERSION,
             items: rows.iter().take(limit).map(FeedItem::of).collect(),
             next: next.map(|row| FeedCursor { created_at: row.created_at, id: row.id.clone() }),
         }
@@ -224,8 +235,8 @@ pub struct ContextCursor {
 
 impl fmt::Display for ContextCursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The id has no `~`, so the name may.
-        write!(f, "{}~{}", self.id, self.vm_name)
+        // So that no name has to be quoted on a command line or in a URL.
+        write!(f, "{}~{}", self.id, BASE64.encode(&self.vm_name))
     }
 }
 
@@ -233,7 +244,9 @@ impl FromStr for ContextCursor {
     type Err = Error;
     fn from_str(text: &str) -> Result<Self> {
         text.split_once('~')
-            .and_then(|(id, vm_name)| Some(ContextCursor { vm_name: vm_name.to_owned(), id: id.parse().ok()? }))
+            .and_then(|(id, name)| {
+                Some(ContextCursor { vm_name: String::from_utf8(BASE64.decode(name).ok()?).ok()?, id: id.parse().ok()? })
+            })
             .ok_or_else(|| Error::new(ErrorKind::InvalidInput, "read a page's cursor", "it was not given by an earlier page of machines"))
     }
 }
@@ -254,8 +267,8 @@ impl From<ContextCursor> for String {
 /// One VM in a list: what a person wants to see of it at once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContextItem {
-    /// The context.
-    pub context_id: ContextId,
+    /// Its id.
+    pub context: ContextId,
     /// The VM's name.
     pub vm_name: String,
     /// Its source: a vCenter's host name, or a local site's name.
@@ -266,8 +279,27 @@ pub struct ContextItem {
     pub os: OsFamily,
     /// Whether the source ran when it was last looked at.
     pub power: PowerState,
+    /// How many disks its source has.
+    pub disk_count: u64,
+    /// Their sizes together, in bytes.
+    pub capacity_bytes: u64,
+    /// When its newest complete point was taken.
+    pub last_point_at: Option<Timestamp>,
+    /// The job that holds it.
+    pub active_job: Option<ActiveJob>,
     /// Its newest job.
     pub last_job: Option<FeedItem>,
+}
+
+/// The job that holds a VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ActiveJob {
+    /// Its id.
+    pub id: JobId,
+    /// Where it is.
+    pub status: JobStatus,
+    /// How far it is.
+    pub percent: Percent,
 }
 
 /// A page of VMs, by name.

@@ -80,6 +80,17 @@ impl JobKind {
             JobKind::Removal => JobCategory::System,
         }
     }
+
+    /// Whether such a job works on the VM's machines or takes its volumes away, so that, where it cannot go on, only a person can: nothing
+    /// else is begun before. A replication is none: the next one mends what it left.
+    #[must_use]
+    pub fn holds_back(self) -> bool {
+        match self {
+            JobKind::LiveFailover | JobKind::TestFailover | JobKind::TestCleanup | JobKind::Rollback => true,
+            JobKind::Commit | JobKind::FailedCleanup | JobKind::Removal => true,
+            JobKind::Replication | JobKind::Discovery | JobKind::Verify | JobKind::ScheduleRun | JobKind::Bulk => false,
+        }
+    }
 }
 
 /// Who may run a job, and until when.

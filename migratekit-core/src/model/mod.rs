@@ -14,7 +14,7 @@
 mod code;
 
 #[cfg(test)]
-mod crash;
+pub(crate) mod crash;
 
 mod access;
 mod cloud;
@@ -47,11 +47,11 @@ pub use context::{Context, JobCounts, OsFamily, PowerState};
 pub use disk::{Disk, DiskSpec, Provisioning};
 pub use network::{MappingType, MappingValidation, NetworkMapping};
 pub use point::{CbtEntry, Point, PointDisk};
-pub use standing::{FailoverMark, LastJob, Standing, StandingFacts, StandingWarning, hold_one_point, standing};
+pub use standing::{FailoverMark, LastJob, Standing, StandingFacts, StandingWarning, hold_one_point, ready_for_failover, standing};
 
 // Where its replica lives.
 pub use export::{Export, ExportMapping};
-pub use volume::{DeviceMapping, Volume, VolumeMount, VolumeOperation, VolumeRole};
+pub use volume::{DeviceMapping, LedgerPlace, OperationChange, Volume, VolumeMetrics, VolumeMount, VolumeOperation, VolumeRole};
 
 // What is done with it.
 pub use event::{Event, EventKind};
@@ -76,7 +76,7 @@ pub use journal::{EffectMove, Journal, JournalStep, Move, RemovalMove, effect_mo
 pub use recovery::{ASKS, Decision, FinalReport, Leave, Lost, OtherSide, Owner, Proof, RecoveryFacts, UNREACHABLE_LIMIT, decide};
 
 // What people see of it.
-pub use feed::{ContextCursor, ContextItem, ContextPage, FEED_PAGE, FeedCursor, FeedItem, FeedPage, FeedRow};
+pub use feed::{ActiveJob, ContextCursor, ContextItem, ContextPage, FEED_PAGE, FEED_VERSION, FeedCursor, FeedItem, FeedPage, FeedRow};
 pub use summary::OperationSummary;
 
 // The world outside, and who may come in.

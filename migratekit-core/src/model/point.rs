@@ -73,7 +73,7 @@ pub struct CbtEntry {
     pub sync_type: SyncType,
     /// Changed areas that the source named.
     pub blocks_changed: u64,
-    /// Bytes moved.
+    /// Bytes written, zeros among them.
     pub bytes_transferred: u64,
     /// How long it took, in seconds.
     pub duration_seconds: u64,

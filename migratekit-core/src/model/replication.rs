@@ -47,7 +47,7 @@ pub struct ReplicationJob {
     pub setup_progress: Percent,
     /// What it does now, in technical words.
     pub current_operation: Option<String>,
-    /// Bytes moved, all disks.
+    /// Bytes written, all disks, zeros among them.
     pub bytes_transferred: u64,
     /// Bytes to move, all disks; 0 while nobody knows.
     pub total_bytes: u64,

@@ -22,6 +22,6 @@ pub struct Runner {
     pub seen_at: Timestamp,
     /// How often it gave one: an observer watches this stand still by its own monotonic clock.
     pub heartbeats: u64,
-    /// When it ended in good order.
+    /// When it ended in good order, or was found to have ended.
     pub stopped_at: Option<Timestamp>,
 }

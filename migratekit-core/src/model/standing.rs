@@ -2,8 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ContextStatus, JobKind, JobStatus, PointDisk, PointStatus};
-use crate::id::DiskKey;
+use super::{ContextStatus, JobKind, JobStatus, Point, PointDisk, PointStatus};
 
 codes! {
     /// Something to know of a VM that is ready all the same.
@@ -63,12 +62,24 @@ pub struct Standing {
     pub warning: Option<StandingWarning>,
 }
 
-/// Whether every disk (removed ones left out) holds the point whose status and disks these are.
+/// Whether this point, whose disks these are, is whole and can be read: every disk of it lies in its volume, or in a spool beside it until it
+/// is applied. Disks that the source has had since are not in it, and do not count: a pass that would bring them may fail, and the point
+/// is what it was.
 #[must_use]
-pub fn hold_one_point(disks: &[DiskKey], status: PointStatus, held: &[PointDisk]) -> bool {
-    let applied = |key: &DiskKey| held.iter().any(|disk| disk.key == *key && disk.applied);
-    let one = held.windows(2).all(|pair| matches!(pair, [a, b] if a.point == b.point));
-    status == PointStatus::Applied && one && !disks.is_empty() && disks.iter().all(applied)
+pub fn hold_one_point(point: &Point, held: &[PointDisk]) -> bool {
+    let all = !held.is_empty() && u32::try_from(held.len()) == Ok(point.disk_count) && held.iter().all(|disk| disk.point == point.id);
+    all && match point.status {
+        PointStatus::Committed => held.iter().all(|disk| disk.applied || disk.spool.is_some()),
+        PointStatus::Applied => held.iter().all(|disk| disk.applied),
+        PointStatus::Superseded => false,
+    }
+}
+
+/// Whether a failover of the VM may begin, once no job holds it: it has a whole point, and nobody is at its machines.
+#[must_use]
+pub fn ready_for_failover(status: ContextStatus, has_point: bool) -> bool {
+    use ContextStatus as S;
+    has_point && !matches!(status, S::FailedOverTest | S::FailedOverLive | S::Completed | S::CleanupRequired)
 }
 
 /// The standing.
@@ -110,25 +121,14 @@ pub fn standing(facts: StandingFacts) -> Standing {
 
 /// Whether a failover, or what undoes one, left the VM's volumes or machines so that only a person can go on.
 fn needs_hands(last: Option<LastJob>) -> bool {
-    let touches = |kind| {
-        matches!(
-            kind,
-            JobKind::LiveFailover
-                | JobKind::TestFailover
-                | JobKind::TestCleanup
-                | JobKind::Rollback
-                | JobKind::Commit
-                | JobKind::FailedCleanup
-                | JobKind::Removal
-        )
-    };
-    last.is_some_and(|last| last.status == JobStatus::NeedsAttention && touches(last.kind))
+    last.is_some_and(|last| last.status == JobStatus::NeedsAttention && last.kind.holds_back())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::{DiskId, PointId, VolumeId};
+    use crate::clock::Timestamp;
+    use crate::id::{ContextId, DiskId, DiskKey, JobId, PointId, VolumeId};
 
     fn disk(point: &PointId, key: u32, applied: bool) -> PointDisk {
         PointDisk {
@@ -146,19 +146,39 @@ mod tests {
         }
     }
 
+    fn point(status: PointStatus, disk_count: u32) -> Point {
+        let at = Timestamp::from_micros(0).unwrap();
+        let (id, context, job) = (PointId::generate(), ContextId::generate(), JobId::generate());
+        Point { id, context, job, status, taken_at: at, committed_at: at, applied_at: None, quiesced: false, disk_count }
+    }
+
     #[test]
-    fn a_point_counts_when_all_disks_hold_the_same_one() {
-        let (a, b) = (PointId::generate(), PointId::generate());
-        let keys = [DiskKey::new(2000), DiskKey::new(2001)];
-        let whole = [disk(&a, 2000, true), disk(&a, 2001, true)];
-        assert!(hold_one_point(&keys, PointStatus::Applied, &whole));
-        assert!(!hold_one_point(&keys, PointStatus::Committed, &whole), "between two points");
-        assert!(!hold_one_point(&keys, PointStatus::Superseded, &whole));
-        assert!(!hold_one_point(&keys, PointStatus::Applied, &[disk(&a, 2000, true), disk(&b, 2001, true)]), "two points");
-        assert!(!hold_one_point(&keys, PointStatus::Applied, &[disk(&a, 2000, true), disk(&a, 2001, false)]), "one not applied");
-        assert!(!hold_one_point(&keys, PointStatus::Applied, &[disk(&a, 2000, true)]), "a disk of no point: a new one");
-        assert!(!hold_one_point(&[], PointStatus::Applied, &[]), "a VM without disks is never ready");
-        assert!(hold_one_point(&keys[..1], PointStatus::Applied, &whole), "a removed disk is kept and not asked for");
+    fn a_point_counts_when_all_its_disks_hold_it_or_have_it_beside_them() {
+        use PointStatus as P;
+        let whole = |point: &Point| [disk(&point.id, 2000, true), disk(&point.id, 2001, true)];
+        let applied = point(P::Applied, 2);
+        assert!(hold_one_point(&applied, &whole(&applied)));
+        assert!(!hold_one_point(&applied, &whole(&applied)[..1]), "a disk of it is missing");
+        assert!(!hold_one_point(&applied, &[disk(&applied.id, 2000, true), disk(&applied.id, 2001, false)]), "one not applied");
+        assert!(!hold_one_point(&applied, &[disk(&applied.id, 2000, true), disk(&PointId::generate(), 2001, true)]), "two points");
+        assert!(!hold_one_point(&point(P::Applied, 0), &[]), "a VM without disks is never ready");
+        let superseded = point(P::Superseded, 2);
+        assert!(!hold_one_point(&superseded, &whole(&superseded)));
+
+        let committed = point(P::Committed, 2);
+        let [held, mut waits] = whole(&committed);
+        (waits.applied, waits.spool) = (false, Some("p".into()));
+        assert!(hold_one_point(&committed, &[held.clone(), waits.clone()]), "a reader finds what is not applied yet in the spool");
+        waits.spool = None;
+        assert!(!hold_one_point(&committed, &[held, waits]), "neither here nor there");
+    }
+
+    #[test]
+    fn a_failover_may_begin_from_a_point_unless_somebody_is_at_the_machines() {
+        use ContextStatus as S;
+        let ready: Vec<_> = S::ALL.iter().filter(|status| ready_for_failover(**status, true)).collect();
+        assert_eq!(ready, [&S::Discovered, &S::Replicating, &S::ReadyForFailover, &S::Failed]);
+        assert!(!S::ALL.iter().any(|status| ready_for_failover(*status, false)));
     }
 
     fn facts(has_point: bool, last: Option<(JobKind, JobStatus)>) -> StandingFacts {

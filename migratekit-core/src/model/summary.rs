@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::messages::{Action, Category, Cause, Severity, is_clean, message, scrub, step_words};
+use super::messages::{Action, Category, Message, Severity, is_clean, scrub, step_words};
 use super::{Job, JobKind, JobStatus, Percent, Step, StepStatus};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -50,13 +50,7 @@ impl OperationSummary {
     /// The summary of `job` with its steps.
     #[must_use]
     pub fn of(job: &Job, steps: &[Step]) -> Self {
-        let said = Said::of(
-            job.status,
-            job.error_kind.as_deref(),
-            job.error_message.as_deref(),
-            job.failed_step.as_deref(),
-            job.next_action.as_deref(),
-        );
+        let said = Message::of(job);
         let done = steps.iter().filter(|step| matches!(step.status, StepStatus::Completed | StepStatus::Skipped)).count();
         OperationSummary {
             version: VERSION,
@@ -98,43 +92,5 @@ impl OperationSummary {
         serde_json::to_value(self).map_err(|source| {
             Error::new(ErrorKind::Internal, "write the summary of an operation", "it cannot be put into JSON").with_source(source)
         })
-    }
-}
-
-/// What is said of a job that did not come to a good end.
-pub(super) struct Said {
-    pub(super) text: String,
-    pub(super) category: Category,
-    pub(super) severity: Severity,
-    pub(super) actions: Vec<Action>,
-}
-
-impl Said {
-    /// None for a job that runs or completed.
-    pub(super) fn of(
-        status: JobStatus,
-        code: Option<&str>,
-        technical: Option<&str>,
-        step: Option<&str>,
-        next_action: Option<&str>,
-    ) -> Option<Said> {
-        let cause = match status {
-            JobStatus::Failed | JobStatus::NeedsAttention | JobStatus::RolledBack => Cause::of(code, technical),
-            JobStatus::Cancelled => Cause::Cancelled,
-            JobStatus::RollingBack if code.is_some() || technical.is_some() => Cause::of(code, technical),
-            JobStatus::Pending
-            | JobStatus::Running
-            | JobStatus::Paused
-            | JobStatus::Cancelling
-            | JobStatus::RollingBack
-            | JobStatus::Completed => return None,
-        };
-        let said = message(cause, step);
-        let mut actions = said.actions;
-        if let Some(first) = next_action.and_then(|action| action.parse::<Action>().ok()) {
-            actions.retain(|action| *action != first);
-            actions.insert(0, first);
-        }
-        Some(Said { text: said.text, category: said.category, severity: said.severity, actions })
     }
 }

@@ -1,5 +1,7 @@
 //! Volumes: target disks that hold replicas, the devices they appear as, and what is done to them.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::{OperationKind, OperationMode, OperationStatus, SnapshotStatus, VolumeStatus};
@@ -132,4 +134,53 @@ pub struct VolumeMount {
     pub mounted_at: Timestamp,
     /// When it was unmounted; none while it is mounted.
     pub unmounted_at: Option<Timestamp>,
+}
+
+/// Where the ledger of one generation of a volume lies (`volume_ledgers`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LedgerPlace {
+    /// The volume.
+    pub volume: VolumeId,
+    /// The generation it speaks of.
+    pub generation: u64,
+    /// Its file.
+    pub path: String,
+    /// When it was begun.
+    pub created_at: Timestamp,
+    /// When the generation was raised; what it says is void since then.
+    pub voided_at: Option<Timestamp>,
+}
+
+/// A change of a volume operation's status (`volume_operation_history`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperationChange {
+    /// Where it was; none at its beginning.
+    pub from: Option<OperationStatus>,
+    /// Where it went.
+    pub to: OperationStatus,
+    /// When.
+    pub at: Timestamp,
+    /// Why.
+    pub details: Option<serde_json::Value>,
+}
+
+/// Figures of what is done to volumes, at one moment (`volume_daemon_metrics`).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct VolumeMetrics {
+    /// When they were taken.
+    pub at: Timestamp,
+    /// Operations that are known.
+    pub operations: u64,
+    /// Those of them that have not ended.
+    pub pending: u64,
+    /// Volumes that are attached.
+    pub devices: u64,
+    /// Operations by their kind.
+    pub by_kind: BTreeMap<OperationKind, u64>,
+    /// Operations by their status.
+    pub by_status: BTreeMap<OperationStatus, u64>,
+    /// How long an operation that was done took on the average, in milliseconds.
+    pub mean_ms: f64,
+    /// How many of a hundred that ended failed.
+    pub failed_percent: f64,
 }

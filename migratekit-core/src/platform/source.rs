@@ -10,7 +10,7 @@ use super::names::{ChangeId, InstanceId, MachineRef, SnapshotName};
 use crate::block::{BlockRead, BoxFuture, ExtentMap};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::DiskKey;
-use crate::task::CancellationToken;
+use crate::task::{CancellationToken, Passed};
 
 /// What the state of the disks in a snapshot is worth to the system in the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -110,7 +110,8 @@ pub trait Source: Send + Sync {
     /// Every snapshot the machine has, ours (complete or not) and foreign.
     fn snapshots<'a>(&'a self, machine: &'a MachineRef) -> BoxFuture<'a, Result<Vec<SnapshotListed>>>;
 
-    /// Freezes all disks of the machine at one moment. A left-over of an interrupted call by the same name is replaced.
+    /// Freezes all disks of the machine at one moment. A left-over of an interrupted call by the same name is replaced. Where that takes long,
+    /// because bytes of the disks are read or copied, `passed` is told.
     ///
     /// # Errors
     /// `AlreadyExists`: a complete one of this name is there. `Busy`: somebody writes to a disk who cannot be held. `Changed`: a disk
@@ -120,6 +121,7 @@ pub trait Source: Send + Sync {
         &'a self,
         machine: &'a MachineRef,
         name: &'a SnapshotName,
+        passed: &'a Passed,
         cancel: &'a CancellationToken,
     ) -> BoxFuture<'a, Result<Snapshot>>;
 

@@ -77,11 +77,7 @@ pub(super) fn plan(mode: ReplicationMode, now: &[DiskSpec], known: &[KnownDisk])
     }
     let held: BTreeMap<DiskKey, &HeldDisk> = known.iter().filter_map(|k| Some((k.key, k.held.as_ref()?))).collect();
     if mode == ReplicationMode::Incremental && held.is_empty() {
-        return Err(Error::new(
-            ErrorKind::InvalidInput,
-            PLAN,
-            "an increment needs a point to add to, and there is none; replicate in full first",
-        ));
+        return Err(no_base(PLAN));
     }
     let (mut disks, mut keys) = (Vec::new(), BTreeSet::new());
     for spec in now {
@@ -93,6 +89,11 @@ pub(super) fn plan(mode: ReplicationMode, now: &[DiskSpec], known: &[KnownDisk])
     disks.sort_by_key(|disk| disk.key);
     let removed = known.iter().map(|k| k.key).filter(|key| !keys.contains(key)).collect();
     Ok(Plan { disks, removed })
+}
+
+/// An increment was asked for, and there is nothing to add it to.
+pub(super) fn no_base(operation: &'static str) -> Error {
+    Error::new(ErrorKind::InvalidInput, operation, "an increment needs a point to add to, and there is none; replicate in full first")
 }
 
 fn plan_disk(mode: ReplicationMode, spec: &DiskSpec, held: Option<&HeldDisk>) -> Result<PlannedDisk> {

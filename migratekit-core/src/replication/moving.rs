@@ -9,14 +9,17 @@ use tokio::sync::Semaphore;
 use super::again::again;
 use super::disks::Plan;
 use super::pass::{DiskDone, DiskPass, DiskProgress};
-use super::records::Known;
+use super::records::{self, Known};
 use super::saga::Replication;
 use super::setup::{missing, refuse_foreign};
 use super::world::SourceMachine;
 use crate::clock::{self, Timestamp};
 use crate::copy::{Decision, PointName};
 use crate::error::{Error, ErrorKind, Result};
+use crate::id::DiskKey;
 use crate::jobs::{Progress, StepContext, Thing};
+use crate::model::{Intent, IntentStatus};
+use crate::planted::planted;
 use crate::platform::{Consistency, Snapshot, SnapshotName, Source};
 use crate::task::Scope;
 
@@ -47,10 +50,12 @@ impl Replication {
             tracing::warn!(snapshot = %old, "a snapshot that an earlier job left is removed");
             again(cx.token(), || world.source.remove_snapshot(&world.machine, old)).await?;
         }
+        let size = machine.disks.iter().map(|disk| disk.capacity_bytes).fold(0, u64::saturating_add);
+        let passed = cx.passing(0, size, size);
         cx.effect(
             &Thing::new(SNAPSHOT, name.to_string()),
             async { Ok(world.source.find_snapshot(&world.machine, &name).await?.map(|snapshot| snapshot.reference)) },
-            async { Ok(again(cx.token(), || world.source.create_snapshot(&world.machine, &name, cx.token())).await?.reference) },
+            async { Ok(again(cx.token(), || world.source.create_snapshot(&world.machine, &name, &passed, cx.token())).await?.reference) },
         )
         .await?;
         let snapshot = self.frozen(cx, world).await?;
@@ -72,8 +77,12 @@ impl Replication {
         self.remove_snapshot(cx).await
     }
 
-    /// Removes the snapshot of this job, complete or not.
+    /// Removes the snapshot of this job, complete or not. The source is asked for nothing when the journal has none of it.
     pub(super) async fn remove_snapshot(&self, cx: &StepContext) -> Result<()> {
+        let is_there = |intent: &Intent| intent.kind == SNAPSHOT && intent.status != IntentStatus::Undone;
+        if !cx.things().await?.iter().any(is_there) {
+            return Ok(());
+        }
         let world = &self.reach.source(&self.know(cx).await?.context).await?;
         let name = SnapshotName::of(cx.job());
         // What is there in part has no reference, but has the name.
@@ -98,6 +107,10 @@ impl Replication {
         if !refused.is_empty() {
             tracing::warn!(disks = refused.join(" "), "change ids were not believed; these disks were compared");
         }
+        if planted("change-ids-before-commit") {
+            let (context, done) = (cx.context()?, &done);
+            cx.commit(|tx| async move { records::remember(&tx, context, cx.job(), done).await }).await?;
+        }
         cx.once("done", || done).await.map(|_| ())
     }
 
@@ -121,6 +134,7 @@ impl Replication {
                 committed: known.replica(disk.key)?.committed.as_ref().map(|c| c.name.clone()),
                 replica,
                 point: point.clone(),
+                earlier: cx.recall(&done_key(disk.key)).await?,
                 progress: Arc::default(),
                 cancel: cx.token().clone(),
             });
@@ -188,13 +202,23 @@ async fn run_all(cx: &StepContext, passes: Vec<DiskPass>) -> Result<Vec<DiskDone
             }
         });
     }
+    let (mut told, mut kept) = ((0, 0), 0);
     loop {
         tokio::select! {
             end = scope.join_one() => if end?.is_none() { break },
-            () = clock::sleep(LOOK) => tell(cx, &progress),
+            () = clock::sleep(LOOK) => {}
+        }
+        if let Some(progress) = news(&mut told, &progress) {
+            cx.progress(progress);
+        }
+        let done = ended.lock().unwrap_or_else(PoisonError::into_inner).0.get(kept..).unwrap_or_default().to_vec();
+        for disk in done {
+            kept += 1;
+            if let Err(error) = cx.once(&done_key(disk.key), || disk).await {
+                tracing::warn!(%error, "what a disk's part came to is not known to a run that continues this one");
+            }
         }
     }
-    tell(cx, &progress);
     let (done, failure) = std::mem::take(&mut *ended.lock().unwrap_or_else(PoisonError::into_inner));
     match failure {
         Some(error) => Err(error),
@@ -202,10 +226,19 @@ async fn run_all(cx: &StepContext, passes: Vec<DiskPass>) -> Result<Vec<DiskDone
     }
 }
 
-fn tell(cx: &StepContext, disks: &[Arc<DiskProgress>]) {
+/// Under which key a job remembers what came of one disk.
+fn done_key(disk: DiskKey) -> String {
+    format!("done-{disk}")
+}
+
+/// How far the disks are together, if they are further than `told`. Only that is a sign of life: a source or target that hangs gives none,
+/// and the step is told to end after its time.
+fn news(told: &mut (u64, u64), disks: &[Arc<DiskProgress>]) -> Option<Progress> {
     let (done, total) = disks
         .iter()
         .map(|disk| disk.bytes())
         .fold((0_u64, 0_u64), |sum, disk| (sum.0.saturating_add(disk.0), sum.1.saturating_add(disk.1)));
-    cx.progress(Progress::bytes(done, total));
+    let written = disks.iter().map(|disk| disk.written()).fold(0, u64::saturating_add);
+    let before = std::mem::replace(told, (done, total));
+    (before != *told).then(|| Progress::bytes(done, total).written(written))
 }

@@ -14,9 +14,13 @@ use crate::jobs::StepContext;
 use crate::platform::{Target, VolumePlace, check_blank};
 use crate::task::CancellationToken;
 
-/// How long is waited for a volume that somebody holds, and how often it is tried.
-const HOLD_TIME: Duration = Duration::from_secs(10);
+/// How long is waited for a volume that somebody holds: a process of ours that was stopped (by a debugger, by a host that was paused) holds it
+/// until it goes on and finds that it is fenced. That delays a job; it is no reason to hand it to a person.
+const HOLD_TIME: Duration = Duration::from_secs(300);
+
+/// How often it is tried: at first at once again, for who died a moment ago lets go when its last request has ended.
 const HOLD_TRY: Duration = Duration::from_millis(50);
+const LONGEST_TRY: Duration = Duration::from_secs(2);
 
 impl Replication {
     /// The replica of a disk, opened and kept open until the job lets go. `capacity`: the disk's size for a first pass.
@@ -67,7 +71,7 @@ async fn open_replica(cx: &StepContext, target: &dyn Target, known: &KnownReplic
     let replica = match &known.committed {
         Some(committed) => {
             let options = committed.options(&place)?;
-            when_free(cx.token(), || Box::pin(Replica::open(Arc::clone(&site), options.clone()))).await?
+            when_free(cx.token(), || cx.alive(), || Box::pin(Replica::open(Arc::clone(&site), options.clone()))).await?
         }
         None => {
             let options = ReplicaOptions { identity: place.volume.id.to_string(), size: capacity, committed: None };
@@ -87,7 +91,14 @@ async fn open_replica(cx: &StepContext, target: &dyn Target, known: &KnownReplic
 /// A volume no point was ever committed to. What a pass of this job wrote is continued; what another pass left does not count.
 async fn open_empty(cx: &StepContext, site: Arc<dyn ReplicaSite>, place: &VolumePlace, options: ReplicaOptions) -> Result<Replica> {
     let ours: Option<PointName> = cx.recall("point").await?;
-    let replica = when_free(cx.token(), || Box::pin(Replica::open(Arc::clone(&site), options.clone()))).await?;
+    let replica = match when_free(cx.token(), || cx.alive(), || Box::pin(Replica::open(Arc::clone(&site), options.clone()))).await {
+        // There is no point to protect. It is that of a disk which had another size when it was here last, say.
+        Err(error) if error.kind() == ErrorKind::Mismatch => {
+            tracing::warn!(volume = %place.volume.id, %error, "what was written to the volume does not count; it is written anew");
+            return Replica::start_over(site, options, "its record is not that of this disk").await;
+        }
+        opened => opened?,
+    };
     let holds_other = match replica.holding() {
         Holding::Nothing => false,
         Holding::Point(point) => Some(&point) != ours.as_ref(),
@@ -97,7 +108,9 @@ async fn open_empty(cx: &StepContext, site: Arc<dyn ReplicaSite>, place: &Volume
         drop(replica);
         return Replica::start_over(site, options, "no point of this volume was ever committed").await;
     }
-    if replica.ledger().last_pass().is_none() {
+    // A later generation: we have written it before, and its bytes are no longer wanted.
+    let never_ours = replica.ledger().last_pass().is_none() && replica.ledger().generation() == 0;
+    if never_ours {
         check_blank(&FileDisk::open(&place.path, OpenOptions::read_only()).await?).await?;
     }
     Ok(replica)
@@ -127,20 +140,61 @@ impl Committed {
     }
 }
 
-/// Opens a volume as soon as whoever held it lets go: a process that died a moment ago does so when its last request has ended.
+/// Does something to a volume as soon as whoever holds it lets go. `alive` is told that the wait goes on.
 ///
 /// # Errors
 /// `Busy`, with the pid that holds it, after [`HOLD_TIME`].
-async fn when_free<'a>(cancel: &CancellationToken, mut open: impl FnMut() -> BoxFuture<'a, Result<Replica>>) -> Result<Replica> {
-    let end = clock::now() + HOLD_TIME;
+pub(super) async fn when_free<'a, T>(
+    cancel: &CancellationToken,
+    alive: impl Fn(),
+    mut attempt: impl FnMut() -> BoxFuture<'a, Result<T>>,
+) -> Result<T> {
+    let (end, mut pause) = (clock::now() + HOLD_TIME, HOLD_TRY);
     loop {
-        match open().await {
+        match attempt().await {
             Err(error) if error.kind() == ErrorKind::Busy && clock::now() < end => {
-                if cancel.run_until_cancelled(clock::sleep(HOLD_TRY)).await.is_none() {
+                if pause == HOLD_TRY {
+                    tracing::warn!(%error, "somebody holds a volume; it is waited for");
+                }
+                alive();
+                if cancel.run_until_cancelled(clock::sleep(pause)).await.is_none() {
                     return Err(error);
                 }
+                pause = (pause * 2).min(LONGEST_TRY);
             }
             other => return other,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    /// Held for so many seconds.
+    async fn held(seconds: u64, cancel: &CancellationToken) -> (u32, Result<()>) {
+        let (begun, signs) = (clock::now(), Cell::new(0));
+        let attempt = || -> BoxFuture<'static, Result<()>> {
+            let free = clock::now().duration_since(begun) >= Duration::from_secs(seconds);
+            Box::pin(async move { if free { Ok(()) } else { Err(Error::new(ErrorKind::Busy, "open", "pid 7 holds it")) } })
+        };
+        let end = when_free(cancel, || signs.set(signs.get() + 1), attempt).await;
+        (signs.get(), end)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_holds_a_volume_and_is_stopped_for_minutes_only_delays() {
+        let (signs, end) = held(240, &CancellationToken::new()).await;
+        assert!(end.is_ok() && signs > 100, "{signs} signs of life");
+        assert_eq!(held(3600, &CancellationToken::new()).await.1.unwrap_err().kind(), ErrorKind::Busy);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_cancelled_does_not_wait() {
+        let cancel = CancellationToken::new();
+        cancel.cancel();
+        assert_eq!(held(240, &cancel).await.0, 1);
     }
 }

@@ -20,7 +20,8 @@ use super::disks::PlannedDisk;
 use crate::block::{BlockRead, Extent, ExtentKind, ExtentMap};
 use crate::clock;
 use crate::copy::{
-    Copy, CopyOptions, Ends, Holding, LocalDigests, PointName, Progress as CopyProgress, ProgressSnapshot, ReadMode, Replica, ReplicaPass,
+    Copy, CopyOptions, Decision, Ends, Holding, LocalDigests, PointName, Progress as CopyProgress, ProgressSnapshot, ReadMode, Replica,
+    ReplicaPass,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::DiskKey;
@@ -38,6 +39,8 @@ pub(super) struct DiskPass {
     pub(super) committed: Option<PointName>,
     /// The point it is brought to. It also names the pass in the ledger: one point is one state of the source.
     pub(super) point: PointName,
+    /// What came of the disk in a run that was interrupted later.
+    pub(super) earlier: Option<DiskDone>,
     pub(super) progress: Arc<DiskProgress>,
     pub(super) cancel: CancellationToken,
 }
@@ -56,6 +59,12 @@ impl DiskProgress {
         let copied = self.copy.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map_or(0, |copy| copy.snapshot().bytes_done);
         let total = self.total.load(Ordering::Relaxed);
         (self.compared.load(Ordering::Relaxed).saturating_add(copied).min(total), total)
+    }
+
+    /// Bytes written so far, zeros among them.
+    pub(super) fn written(&self) -> u64 {
+        let counts = self.copy.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|copy| copy.snapshot()).unwrap_or_default();
+        counts.bytes_written.saturating_add(counts.bytes_zeroed)
     }
 
     fn expect(&self, bytes: u64) {
@@ -96,6 +105,9 @@ pub struct DiskDone {
     pub bytes_resumed: u64,
     /// How long it took, in seconds.
     pub seconds: u64,
+    /// The generation of the volume that it was added to.
+    #[serde(default)]
+    pub generation: u64,
 }
 
 /// What is to be copied, and how that was found.
@@ -119,7 +131,14 @@ impl DiskPass {
     async fn run_disk(self) -> Result<DiskDone> {
         let begun = clock::now();
         let change_id = self.snapshot.disk(self.disk.key)?.change_id.clone();
+        if self.replica.is_stale() {
+            tracing::warn!(disk = %self.disk.key, "somebody wrote the volume since this pass was begun; it begins again");
+            self.replica.settle(&Decision::Abandoned, &self.cancel).await?;
+        }
         if let Some(ends) = self.complete_already().await? {
+            if let Some(earlier) = &self.earlier {
+                return Ok(earlier.clone());
+            }
             let found = Found { sync: self.disk.sync, refused: None, areas: None };
             return Ok(self.done(found, change_id, ends, ProgressSnapshot::default(), 0));
         }
@@ -158,9 +177,14 @@ impl DiskPass {
         }
     }
 
+    /// Changes are asked for only where they are added to what they are changes of: a volume that somebody else wrote is compared.
     async fn find(&self, frozen: &Arc<dyn BlockRead>) -> Result<Found> {
         let mut refused = None;
-        if let Some(since) = &self.disk.since {
+        if self.committed.as_ref().is_some_and(|point| !self.replica.is_followed(point)) {
+            const WRITTEN: &str = "the volume was written by another way, or what is known of it was lost";
+            tracing::warn!(disk = %self.disk.key, "{WRITTEN}; the disk is compared");
+            refused = Some(WRITTEN.to_owned());
+        } else if let Some(since) = &self.disk.since {
             let answer = again(&self.cancel, || self.source.changes(&self.snapshot, self.disk.key, since, &self.cancel)).await?;
             match answer {
                 Changes::Areas(areas) => return Ok(Found { sync: SyncType::Incremental, refused, areas: Some(areas) }),
@@ -223,6 +247,7 @@ impl DiskPass {
             bytes_skipped: self.disk.capacity_bytes.saturating_sub(touched),
             bytes_resumed: counts.bytes_resumed,
             seconds,
+            generation: self.replica.ledger().generation(),
         }
     }
 }

@@ -5,9 +5,10 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::disks::{HeldDisk, KnownDisk, Plan};
+use super::disks::{HeldDisk, KnownDisk, Plan, no_base};
 use super::open::Committed;
 use super::pass::DiskDone;
 use crate::clock::Timestamp;
@@ -16,8 +17,9 @@ use crate::id::{ContextId, DiskKey, JobId, PointId};
 use crate::jobs::{Outcome, Progress};
 use crate::model::{
     CbtEntry, Context, ContextStatus, ContextTrigger, Disk, EventKind, FailoverMark, Job, JobCounts, JobKind, JobStatus, LastJob, Point,
-    PointDisk, PointStatus, ReplicationMode, ReplicationTrigger, StandingFacts, hold_one_point, standing,
+    PointDisk, PointStatus, ReplicationMode, ReplicationTrigger, StandingFacts, VolumeStatus, hold_one_point, standing,
 };
+use crate::planted::planted;
 use crate::platform::{Machine, SnapshotName, Volume, VolumeTag};
 use crate::store::{NewEvent, NewVolume, ReplicationEnd, Tx, VmLook};
 
@@ -33,6 +35,8 @@ pub(super) struct Known {
 pub(super) struct KnownReplica {
     pub(super) volume: Volume,
     pub(super) committed: Option<Committed>,
+    /// The generation that its ledger had when that was committed: a higher one tells of writes past it.
+    pub(super) generation: u64,
 }
 
 impl Known {
@@ -75,7 +79,9 @@ impl Known {
             .iter()
             .map(|disk| {
                 let held = held(disk.spec.key).map(|held| {
-                    let change_id = held.change_id.as_ref().map(|id| id.parse()).transpose()?;
+                    // Those of the point, not those of the disk's row: they are right by themselves.
+                    let from = if planted("change-ids-before-commit") { &disk.change_id } else { &held.change_id };
+                    let change_id = from.as_ref().map(|id| id.parse()).transpose()?;
                     Ok::<_, Error>(HeldDisk { capacity_bytes: held.capacity_bytes, change_id })
                 });
                 Ok(KnownDisk { key: disk.spec.key, held: held.transpose()? })
@@ -100,18 +106,41 @@ pub(super) async fn known(tx: &Tx, context: &ContextId) -> Result<Known> {
             })
         });
         let tag = VolumeTag { context: context.clone(), disk: volume.disk };
+        let generation = volume.generation;
         let volume_there = Volume { serial: Volume::serial_of(&volume.id), id: volume.id, tag, size_bytes: volume.size_bytes };
-        replicas.insert(volume.disk, KnownReplica { volume: volume_there, committed: committed.transpose()? });
+        replicas.insert(volume.disk, KnownReplica { volume: volume_there, committed: committed.transpose()?, generation });
     }
-    Ok(Known { context: tx.replications().context(context).await?, disks, point, replicas })
+    Ok(Known { context: tx.contexts().get(context).await?, disks, point, replicas })
 }
 
-/// A replication is asked for: its row, and the status of its VM, in the transaction that begins its job.
+/// A replication is asked for: its row, and the status of its VM, in the transaction that begins its job. An increment to nothing is
+/// refused here already, before there is a job that would fail.
 pub(super) async fn begin(tx: &Tx, job: &JobId, context: &ContextId, mode: ReplicationMode) -> Result<()> {
-    let context = tx.replications().context(context).await?;
+    if mode == ReplicationMode::Incremental && tx.replicas().point(context).await?.is_none() {
+        return Err(no_base("start a replication").with("context", context));
+    }
+    let context = tx.contexts().get(context).await?;
+    if context.status == ContextStatus::CleanupRequired {
+        refuse_unclean(tx, &context).await?;
+    }
     tx.replications().begin(job, &context, mode).await?;
-    let to = tx.replications().change_context(&context, ContextTrigger::Began).await?;
+    let to = tx.contexts().change(&context, ContextTrigger::Began).await?;
     tell_status(tx, &context, to, Some(job)).await
+}
+
+/// What a replication left, the next one mends. What a failover left, or the removal of the VM's volumes, it does not.
+async fn refuse_unclean(tx: &Tx, context: &Context) -> Result<()> {
+    let refused = |text: &'static str| Error::new(ErrorKind::InvalidInput, "begin a replication", text).with("context", &context.id);
+    if let Some(other) = tx.jobs().holding_back(&context.id).await? {
+        return Err(refused("what an earlier job of the VM left must be cleaned up first").with("job", other));
+    }
+    match tx.replicas().volumes(&context.id).await?.iter().find(|volume| volume.status == VolumeStatus::Destroy) {
+        Some(volume) => {
+            const REMOVED: &str = "its volumes are being removed, and that broke off; `migratekit vm remove --with-volumes` goes on";
+            Err(refused(REMOVED).with("volume", &volume.id))
+        }
+        None => Ok(()),
+    }
 }
 
 /// A step begins.
@@ -133,7 +162,7 @@ pub(super) async fn looked(tx: &Tx, context: &ContextId, machine: &Machine, plan
         os: machine.os,
         power: machine.power,
     };
-    tx.replications().look(context, &look).await?;
+    tx.contexts().look(context, &look).await?;
     for disk in &machine.disks {
         tx.replicas().see_disk(context, disk).await?;
     }
@@ -155,10 +184,16 @@ pub(super) async fn volume_grown(tx: &Tx, volume: &Volume) -> Result<()> {
     tx.replicas().resize_volume(&volume.id, volume.size_bytes).await
 }
 
-/// A point grew with its volume.
-pub(super) async fn point_grown(tx: &Tx, point: &crate::copy::Point, key: DiskKey, size: u64) -> Result<()> {
-    let (first, last) = point.ends.to_hex();
-    tx.replicas().grow_point_disk(&point.name.as_str().parse()?, key, size, &first, &last).await
+/// A disk of the point that grew with its volume: to how many bytes, and the point as it is recorded there.
+pub(super) type GrownDisk = (DiskKey, u64, crate::copy::Point);
+
+/// Disks of the point grew.
+pub(super) async fn point_grown(tx: &Tx, grown: &[GrownDisk]) -> Result<()> {
+    for (key, size, point) in grown {
+        let (first, last) = point.ends.to_hex();
+        tx.replicas().grow_point_disk(&point.name.as_str().parse()?, *key, *size, &first, &last).await?;
+    }
+    Ok(())
 }
 
 /// A volume was removed.
@@ -174,10 +209,28 @@ pub(super) struct NewPoint {
     pub(super) taken_at: Timestamp,
     pub(super) quiesced: bool,
     pub(super) disks: Vec<DiskDone>,
+    /// What the pass was planned on.
+    pub(super) base: Base,
+}
+
+/// The point that a pass adds to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Base {
+    /// The VM's newest point when the pass was planned; none when it had none.
+    pub(super) point: Option<PointId>,
 }
 
 /// The decisive rows: point, its disks, change ids, history.
+///
+/// # Errors
+/// `Changed`: the VM has another newest point than the pass adds to. The job waited, and a later one made it.
 pub(super) async fn commit_point(tx: &Tx, new: &NewPoint) -> Result<()> {
+    let newest = tx.replicas().point(&new.context).await?.map(|(point, _)| point.id);
+    if newest != new.base.point && newest.as_ref() != Some(&new.id) {
+        const LATER: &str = "a later job has made a newer point meanwhile; replicate again";
+        let error = Error::new(ErrorKind::Changed, "commit a point", LATER).with("point", &new.id);
+        return Err(newest.iter().fold(error, |error, newest| error.with("newest", newest)));
+    }
     let rows = tx.replicas().disks(&new.context).await?;
     let mut disks = Vec::new();
     for done in &new.disks {
@@ -190,7 +243,7 @@ pub(super) async fn commit_point(tx: &Tx, new: &NewPoint) -> Result<()> {
             point: new.id.clone(),
             disk: row.id,
             key: done.key,
-            volume,
+            volume: volume.clone(),
             capacity_bytes: done.capacity_bytes,
             change_id: Some(done.change_id.to_string()),
             first_digest: done.first_digest.clone(),
@@ -199,10 +252,10 @@ pub(super) async fn commit_point(tx: &Tx, new: &NewPoint) -> Result<()> {
             spool: (!done.direct).then(|| new.id.to_string()),
             applied: done.direct,
         });
-        let moved = done.bytes_written.saturating_add(done.bytes_zeroed);
-        tx.replicas().add_history(&history(new, done, row, moved)).await?;
-        tx.replicas().set_change_id(&new.context, done.key, &new.job, Some(done.change_id.as_str()), moved).await?;
+        tx.replicas().add_history(&history(new, done, row)).await?;
+        tx.replicas().set_generation(&volume, done.generation).await?;
     }
+    remember(tx, &new.context, &new.job, &new.disks).await?;
     let point = Point {
         id: new.id.clone(),
         context: new.context.clone(),
@@ -224,7 +277,20 @@ pub(super) async fn commit_point(tx: &Tx, new: &NewPoint) -> Result<()> {
     tell(tx, EventKind::PointCommitted, &new.context, Some(&new.job), data).await
 }
 
-fn history(new: &NewPoint, done: &DiskDone, row: &Disk, moved: u64) -> CbtEntry {
+/// The change ids of the disks, from which the next pass asks.
+pub(super) async fn remember(tx: &Tx, context: &ContextId, job: &JobId, disks: &[DiskDone]) -> Result<()> {
+    for done in disks {
+        tx.replicas().set_change_id(context, done.key, job, Some(done.change_id.as_str()), moved(done)).await?;
+    }
+    Ok(())
+}
+
+/// Bytes that a pass moved of a disk.
+fn moved(done: &DiskDone) -> u64 {
+    done.bytes_written.saturating_add(done.bytes_zeroed)
+}
+
+fn history(new: &NewPoint, done: &DiskDone, row: &Disk) -> CbtEntry {
     CbtEntry {
         context: new.context.clone(),
         job: Some(new.job.clone()),
@@ -233,7 +299,7 @@ fn history(new: &NewPoint, done: &DiskDone, row: &Disk, moved: u64) -> CbtEntry 
         previous_change_id: row.change_id.clone(),
         sync_type: done.sync,
         blocks_changed: done.areas,
-        bytes_transferred: moved,
+        bytes_transferred: moved(done),
         duration_seconds: done.seconds,
         success: true,
         created_at: new.taken_at,
@@ -251,7 +317,7 @@ pub(super) async fn applied(tx: &Tx, context: &ContextId, id: &PointId) -> Resul
 
 /// How far the job is, in the replication's own row.
 pub(super) async fn progress(progress: Progress, job: &Job, tx: &Tx) -> Result<()> {
-    tx.replications().progress(&job.id, job.percent, progress.bytes_done, progress.bytes_total).await
+    tx.replications().progress(&job.id, job.percent, progress.bytes_written, progress.bytes_total).await
 }
 
 /// The job came to rest: its row, its VM's counts, and where the VM stands now, which follows from its points alone.
@@ -271,7 +337,7 @@ pub(super) async fn settle(outcome: &Outcome<'_>, job: &Job, tx: &Tx) -> Result<
         trigger,
         error: failure.map(|f| f.message.as_str()),
         error_kind: failure.map(|f| f.kind.as_str()),
-        point: point.as_ref().map(|(point, _)| &point.id).filter(|_| status == JobStatus::Completed),
+        point: point.as_ref().filter(|(point, _)| point.job == job.id && status == JobStatus::Completed).map(|(point, _)| &point.id),
     };
     tx.replications().end(&job.id, &end).await?;
     stand(tx, id, job, status, point).await
@@ -288,28 +354,32 @@ fn status_of(outcome: &Outcome<'_>) -> JobStatus {
 }
 
 async fn stand(tx: &Tx, id: &ContextId, job: &Job, status: JobStatus, point: Option<(Point, Vec<PointDisk>)>) -> Result<()> {
-    let context = tx.replications().context(id).await?;
-    let disks: Vec<DiskKey> = tx.replicas().disks(id).await?.iter().filter(|d| d.removed_at.is_none()).map(|d| d.spec.key).collect();
-    let has_point = point.as_ref().is_some_and(|(point, held)| hold_one_point(&disks, point.status, held));
-    let facts = StandingFacts {
-        has_point,
-        replicating: false,
-        failover: FailoverMark::None,
-        last_job: Some(LastJob { kind: JobKind::Replication, status, left_over: status == JobStatus::NeedsAttention }),
+    let context = tx.contexts().get(id).await?;
+    let has_point = point.as_ref().is_some_and(|(point, held)| hold_one_point(point, held));
+    let failover = match context.status {
+        ContextStatus::FailedOverTest => FailoverMark::Test,
+        ContextStatus::FailedOverLive => FailoverMark::Live,
+        ContextStatus::Completed => FailoverMark::Final,
+        _ => FailoverMark::None,
     };
-    let trigger = match standing(facts).status {
-        ContextStatus::ReadyForFailover => ContextTrigger::HoldsPoint,
-        ContextStatus::Failed => ContextTrigger::LacksPoint,
-        ContextStatus::CleanupRequired => ContextTrigger::LeftBehind,
-        _ => ContextTrigger::NothingYet,
+    let last_job = Some(LastJob { kind: JobKind::Replication, status, left_over: status == JobStatus::NeedsAttention });
+    let stands = standing(StandingFacts { has_point, replicating: false, failover, last_job }).status;
+    // A job that a person sent on finds its VM where it belongs already, or where a failover has left it.
+    let stays =
+        stands == context.status || (context.status == ContextStatus::CleanupRequired && tx.jobs().holding_back(id).await?.is_some());
+    let to = match stands {
+        _ if stays => context.status,
+        ContextStatus::ReadyForFailover => tx.contexts().change(&context, ContextTrigger::HoldsPoint).await?,
+        ContextStatus::Failed => tx.contexts().change(&context, ContextTrigger::LacksPoint).await?,
+        ContextStatus::CleanupRequired => tx.contexts().change(&context, ContextTrigger::LeftBehind).await?,
+        _ => tx.contexts().change(&context, ContextTrigger::NothingYet).await?,
     };
-    let to = tx.replications().change_context(&context, trigger).await?;
     let counts = JobCounts {
         total: context.jobs.total.saturating_add(1),
         successful: context.jobs.successful.saturating_add(u64::from(status == JobStatus::Completed)),
         failed: context.jobs.failed.saturating_add(u64::from(matches!(status, JobStatus::Failed | JobStatus::NeedsAttention))),
     };
-    tx.replications().count(id, &job.id, counts, status == JobStatus::Completed).await?;
+    tx.contexts().count(id, &job.id, counts, status == JobStatus::Completed).await?;
     tell_status(tx, &context, to, Some(&job.id)).await
 }
 

@@ -12,24 +12,25 @@ use crate::copy::Replica;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::DiskKey;
 use crate::jobs::{Outcome, Progress, Saga, SagaDefinition, SagaFactory, StepContext, StepEnd, StepSpec};
+use crate::model::messages::Action;
 use crate::model::{Job, JobKind, ReplicationMode};
 use crate::store::Tx;
 
 /// The steps. Weights: a first pass moves bytes nearly all its time.
 pub const STEPS: &[StepSpec] = &[
-    StepSpec::new("initializing", "Looking at the source", 1),
-    StepSpec::new("analyzing", "Planning the pass", 1),
-    StepSpec::new("provisioning", "Preparing the target disks", 2),
-    StepSpec::new("configuring", "Opening the target disks", 1),
-    StepSpec::new("snapshotting", "Freezing the source", 4),
-    StepSpec::new("replicating", "Copying data", 80),
-    StepSpec::new("committing", "Confirming the new point", 1).pivot(),
-    StepSpec::new("applying", "Bringing the target disks to the new point", 8),
-    StepSpec::new("releasing", "Releasing the source", 2),
+    StepSpec::new("initializing", 1),
+    StepSpec::new("analyzing", 1),
+    StepSpec::new("provisioning", 2),
+    StepSpec::new("configuring", 1),
+    StepSpec::new("snapshotting", 4),
+    StepSpec::new("replicating", 80),
+    StepSpec::new("committing", 1).pivot(),
+    StepSpec::new("applying", 8),
+    StepSpec::new("releasing", 2),
 ];
 
-/// The saga as data.
-pub const DEFINITION: SagaDefinition = SagaDefinition { kind: JobKind::Replication, steps: STEPS, next_action: "retry_job" };
+/// The saga as data. What a pass could not finish or remove, the next one does first: so that is what a person begins.
+pub const DEFINITION: SagaDefinition = SagaDefinition { kind: JobKind::Replication, steps: STEPS, next_action: Action::ReplicateAgain };
 
 /// The version of [`ReplicationInput`].
 const INPUT_VERSION: u32 = 1;
@@ -88,6 +89,10 @@ impl SagaFactory for Replications {
     fn load(&self, job: &Job) -> Result<Arc<dyn Saga>> {
         let input = ReplicationInput::read(job)?;
         Ok(Arc::new(Replication { reach: Arc::clone(&self.reach), input, open: tokio::sync::Mutex::default() }))
+    }
+
+    fn abandon<'a>(&'a self, outcome: &'a Outcome<'a>, job: &'a Job, tx: &'a Tx) -> BoxFuture<'a, Result<()>> {
+        Box::pin(records::settle(outcome, job, tx))
     }
 }
 

@@ -5,15 +5,17 @@ use std::os::unix::fs::MetadataExt;
 
 use super::again::again;
 use super::disks::{self, Plan, PlannedDisk};
-use super::open::site_of;
-use super::records::{self, Known, KnownReplica};
+use super::open::{site_of, when_free};
+use super::records::{self, Base, GrownDisk, Known};
 use super::saga::Replication;
-use crate::copy::{Decision, PointName, Replica, Spool};
+use crate::block::{FileDisk, OpenOptions};
+use crate::copy::{Decision, PointName, Replica, SideFile, Spool};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{DiskKey, PointId, VolumeId};
 use crate::jobs::{StepContext, Thing};
 use crate::model::SyncType;
-use crate::platform::{Machine, SnapshotListed, Target, VolumeTag};
+use crate::platform::{Machine, SnapshotListed, Target, Volume, VolumeTag, check_blank};
+use crate::task;
 
 impl Replication {
     /// What the catalog knows of the VM.
@@ -40,6 +42,7 @@ impl Replication {
         refuse_foreign(&again(cx.token(), || at.source.snapshots(&at.machine)).await?, &machine)?;
         let plan = disks::plan(self.input.mode, &machine.disks, &known.disks_of_plan()?)?;
         let plan = cx.once("plan", || plan).await?;
+        cx.once("base", || Base { point: known.point().map(|point| point.id.clone()) }).await?;
         let (machine, plan) = (&machine, &plan);
         cx.commit(|tx| async move { records::looked(&tx, cx.context()?, machine, plan).await }).await
     }
@@ -49,14 +52,6 @@ impl Replication {
         let known = self.know(cx).await?;
         let target = &*self.reach.target(&known.context).await?;
         let mut rooms: BTreeMap<u64, Room> = BTreeMap::new();
-        for (key, replica) in known.replicas().filter(|(_, replica)| replica.committed.is_some()) {
-            cx.check()?;
-            let there = target.open_volume(&replica.volume).await?.volume.size_bytes;
-            if replica.committed.as_ref().is_some_and(|committed| committed.capacity_bytes < there) {
-                self.grow(cx, target, replica, key, there).await?;
-            }
-        }
-        let known = self.know(cx).await?;
         for key in known.committed_keys() {
             cx.check()?;
             self.settle_earlier(cx, target, &known, key).await?;
@@ -89,29 +84,46 @@ impl Replication {
             _ if ours.as_ref() == Some(&pending.point) => return Ok(()),
             _ => Decision::Abandoned,
         };
-        replica.settle(&decision, cx.token()).await.map(|_| ())
+        replica.settle_telling(&decision, &cx.passing(0, 0, 0), cx.token()).await.map(|_| ())
     }
 
     pub(super) async fn provision(&self, cx: &StepContext) -> Result<()> {
         let known = self.know(cx).await?;
         let target = &*self.reach.target(&known.context).await?;
+        let mut grown = Vec::new();
         for disk in &self.plan(cx).await?.disks {
             cx.check()?;
             match known.replica(disk.key) {
                 Err(_) => self.make_volume(cx, target, &known, disk).await?,
-                Ok(replica) => self.grow(cx, target, replica, disk.key, disk.capacity_bytes).await?,
+                Ok(_) => grown.extend(self.grow(cx, target, &known, disk.key, disk.capacity_bytes).await?),
             }
         }
-        Ok(())
+        if grown.is_empty() {
+            return Ok(());
+        }
+        // All at once: nobody reads a point of which some disks grew and others not.
+        let grown = &grown;
+        cx.commit(|tx| async move { records::point_grown(&tx, grown).await }).await
     }
 
     async fn make_volume(&self, cx: &StepContext, target: &dyn Target, known: &Known, disk: &PlannedDisk) -> Result<()> {
-        let tag = VolumeTag { context: known.context.id.clone(), disk: disk.key };
-        let id = cx
-            .effect(&volume_thing(&tag), async { Ok(target.find_volume(&tag).await?.map(|volume| volume.id.to_string())) }, async {
-                Ok(target.create_volume(&tag, disk.capacity_bytes).await?.id.to_string())
-            })
-            .await?;
+        let (tag, size) = (VolumeTag { context: known.context.id.clone(), disk: disk.key }, disk.capacity_bytes);
+        let thing = volume_thing(&tag);
+        let begun = cx.things().await?.iter().any(|intent| intent.kind == VOLUME && intent.name == thing.name);
+        // What a job made that ended before it could say so is taken over; what holds anything is not: undoing this job would remove it.
+        if !begun && let Some(there) = target.find_volume(&tag).await? {
+            never_written(target, &there).await.map_err(|e| e.with("tag", &tag))?;
+        }
+        let find = async { Ok(target.find_volume(&tag).await?.map(|volume| volume.id.to_string())) };
+        let make = async {
+            let made = match target.find_volume(&tag).await? {
+                Some(there) if there.size_bytes < size => target.resize_volume(&there.id, size).await?,
+                Some(there) => there,
+                None => target.create_volume(&tag, size).await?,
+            };
+            Ok(made.id.to_string())
+        };
+        let id = cx.effect(&thing, find, make).await?;
         let made = target.find_volume(&tag).await?.filter(|volume| volume.id.as_str() == id);
         let made = &made.ok_or_else(|| {
             Error::new(ErrorKind::NotFound, "make a volume", "it was made, and is gone").with("volume", &id).with("tag", &tag)
@@ -119,17 +131,24 @@ impl Replication {
         cx.commit(|tx| async move { records::volume_made(&tx, cx.job(), made).await }).await
     }
 
-    /// Makes the volume of a disk, and the point in it, so large. Nothing is done when they are; what an interruption left is finished.
-    async fn grow(&self, cx: &StepContext, target: &dyn Target, replica: &KnownReplica, key: DiskKey, size: u64) -> Result<()> {
+    /// Makes the volume of a disk, and the point in it, so large; gives that point, for the catalog. Nothing is done when they are; what an
+    /// interruption left is finished.
+    async fn grow(&self, cx: &StepContext, target: &dyn Target, known: &Known, key: DiskKey, size: u64) -> Result<Option<GrownDisk>> {
+        let replica = known.replica(key)?;
+        let grows = replica.committed.as_ref().filter(|committed| committed.capacity_bytes < size);
+        if grows.is_some() {
+            // Who wrote it before us is seen now; once it is larger, nobody could tell.
+            self.replica(cx, target, known, key, 0).await?.unseal().await?;
+            self.forget(key).await;
+        }
         if replica.volume.size_bytes < size {
             let grown = &target.resize_volume(&replica.volume.id, size).await?;
             cx.commit(|tx| async move { records::volume_grown(&tx, grown).await }).await?;
         }
-        let Some(committed) = replica.committed.as_ref().filter(|committed| committed.capacity_bytes < size) else { return Ok(()) };
-        self.forget(key).await;
+        let Some(committed) = grows else { return Ok(None) };
         let place = target.open_volume(&replica.volume).await?;
-        let point = &Replica::grow(site_of(&place)?, &committed.options(&place)?, size).await.map_err(|e| e.with("disk", key))?;
-        cx.commit(|tx| async move { records::point_grown(&tx, point, key, size).await }).await
+        let point = Replica::grow(site_of(&place)?, &committed.options(&place)?, size).await.map_err(|e| e.with("disk", key))?;
+        Ok(Some((key, size, point)))
     }
 
     pub(super) async fn configure(&self, cx: &StepContext) -> Result<()> {
@@ -143,24 +162,47 @@ impl Replication {
         Ok(())
     }
 
-    /// Removes the volumes that this very job made; no point was committed to them.
+    /// Removes the volumes that this very job made, unless a later job, while this one waited for a person, has committed a point to them:
+    /// then they are that point's.
     pub(super) async fn undo_volumes(&self, cx: &StepContext) -> Result<()> {
         self.let_go().await;
         let made: Vec<_> = cx.things().await?.into_iter().filter(|intent| intent.kind == VOLUME).collect();
         if made.is_empty() {
             return Ok(());
         }
-        let target = &*self.reach.target(&self.know(cx).await?.context).await?;
+        let known = self.know(cx).await?;
+        let target = &*self.reach.target(&known.context).await?;
         for intent in made {
             let tag = tag_of(&intent.name)?;
+            if known.replica(tag.disk).is_ok_and(|replica| replica.committed.is_some()) {
+                cx.remove(&volume_thing(&tag), async { Ok(None) }, |_| async { Ok(()) }).await?;
+                continue;
+            }
             let find = async { Ok(target.find_volume(&tag).await?.map(|volume| volume.id.to_string())) };
-            let remove = |id: String| async move { target.remove_volume(&id.parse::<VolumeId>()?).await.map(|_| ()) };
+            let remove = |id: String| async move {
+                let id = &id.parse::<VolumeId>()?;
+                when_free(cx.token(), || cx.alive(), || target.remove_volume(id)).await.map(|_| ())
+            };
             cx.remove(&volume_thing(&tag), find, remove).await?;
             let tag = &tag;
             cx.commit(|tx| async move { records::volume_gone(&tx, tag).await }).await?;
         }
         Ok(())
     }
+}
+
+/// The volume, which the catalog does not know, was made and never used: no record lies beside it, and nothing in it.
+async fn never_written(target: &dyn Target, volume: &Volume) -> Result<()> {
+    let place = target.open_volume(volume).await?;
+    let record = site_of(&place)?.file(SideFile::Point);
+    let blank = match task::blocking(move || record.open().map(|file| file.is_none())).await?? {
+        true => check_blank(&FileDisk::open(&place.path, OpenOptions::read_only()).await?).await,
+        false => Err(Error::new(ErrorKind::Mismatch, "look beside a volume", "a replica's record lies beside it")),
+    };
+    blank.map_err(|e| {
+        const THERE: &str = "a volume that the catalog does not know carries this disk's tag, and holds data; remove it if nobody needs it";
+        Error::new(ErrorKind::AlreadyExists, "make a volume", THERE).with("volume", &volume.id).with_source(e)
+    })
 }
 
 /// The room of one file system.

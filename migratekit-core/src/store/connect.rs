@@ -10,6 +10,8 @@ use super::url::{Host, Place, Tls};
 use crate::clock;
 use crate::credentials::SecretString;
 use crate::error::{Error, ErrorKind, Result};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use sqlx::mysql::{MySqlConnectOptions, MySqlSslMode};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, Connection as _, Row as _};
@@ -35,10 +37,11 @@ pub(super) enum Connector {
 }
 
 impl Connector {
-    pub(super) fn new(place: &Place, password: Option<&SecretString>) -> Self {
+    /// `authority`: the certificates of the file that [`authority`] read.
+    pub(super) fn new(place: &Place, password: Option<&SecretString>, authority: Option<&[u8]>) -> Self {
         match place {
             Place::Sqlite { path } => Connector::Sqlite { options: Box::new(sqlite(path)) },
-            Place::MariaDb { user, hosts, database, socket, tls } => {
+            Place::MariaDb { user, hosts, database, socket, tls, ca: _ } => {
                 let options = |host: &Host| {
                     let mut options = MySqlConnectOptions::new()
                         .host(&host.name)
@@ -57,6 +60,9 @@ impl Connector {
                         .disable_statement_logging();
                     if let Some(password) = password {
                         options = options.password(password.expose());
+                    }
+                    if let Some(authority) = authority {
+                        options = options.ssl_ca_from_pem(authority.to_vec());
                     }
                     match socket {
                         Some(socket) => options.socket(socket),
@@ -144,9 +150,46 @@ async fn one_host(operation: &'static str, options: &MySqlConnectOptions) -> Res
     };
     match tokio::time::timeout(CONNECT_TIME, connecting).await {
         Ok(Ok(connection)) => connection.map(|connection| Session::MariaDb(Box::new(connection))),
-        Ok(Err(sqlx::Error::Io(source))) => Err(Error::from_io(operation, source)),
+        Ok(Err(sqlx::Error::Io(source))) => Err(not_trusted(operation, &source).unwrap_or_else(|| Error::from_io(operation, source))),
+        // The driver has no other word for it.
+        Ok(Err(error @ sqlx::Error::Tls(_))) if error.to_string().contains("does not support TLS") => {
+            let text = "the server offers no encryption, and the catalog's address demands it";
+            Err(Error::new(ErrorKind::Denied, operation, text).with_source(error))
+        }
         Ok(Err(error)) => Err(failure::of(operation, "", error).1),
         Err(_) => Err(Error::new(ErrorKind::Unreachable, operation, "the database did not answer within 5 seconds")),
+    }
+}
+
+/// Why a server's certificate was refused. It may be another server, or one in the way: it was told nothing, and is not asked again.
+fn not_trusted(operation: &'static str, source: &std::io::Error) -> Option<Error> {
+    use rustls::CertificateError as C;
+    let refused = source.get_ref()?.downcast_ref::<rustls::Error>()?;
+    let message = match refused {
+        rustls::Error::InvalidCertificate(C::UnknownIssuer) => {
+            "nobody who is trusted here signed the server's certificate; name the file of its authority (ca=PATH)"
+        }
+        rustls::Error::InvalidCertificate(C::NotValidForName | C::NotValidForNameContext { .. }) => {
+            "the server's certificate bears another name than the host in the catalog's address"
+        }
+        rustls::Error::InvalidCertificate(C::Expired | C::ExpiredContext { .. }) => "the server's certificate has expired",
+        rustls::Error::InvalidCertificate(_) => "the server's certificate is not one that can be trusted",
+        _ => "the server and this program found no encryption that both accept",
+    };
+    Some(Error::new(ErrorKind::Denied, operation, message).with_source(refused.clone()))
+}
+
+/// The certificates of the authority that a catalog's address names, read and looked through.
+pub(super) fn authority(place: &Place) -> Result<Option<Vec<u8>>> {
+    const READ: &str = "read the authority of the database";
+    let Place::MariaDb { ca: Some(path), .. } = place else { return Ok(None) };
+    let text = std::fs::read(path).map_err(|e| Error::from_io(READ, e).with("path", path.display()))?;
+    let wrong = |message: &'static str| Error::new(ErrorKind::InvalidInput, READ, message).with("path", path.display());
+    let certificates: std::result::Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+    match certificates {
+        Err(source) => Err(wrong("the file is no PEM").with_source(source)),
+        Ok(found) if found.is_empty() => Err(wrong("the file holds no certificate")),
+        Ok(_) => Ok(Some(text)),
     }
 }
 

@@ -1,48 +1,25 @@
-//! The VMs under management as lists show them: found by name or place, paged with their last job, and taken out of management.
+//! The VMs under management (`vm_replication_contexts`): taken in, found, looked at, changed, let go. The list that people see is
+//! [`Feed::contexts`](super::Feed::contexts).
 
 use super::row::Row;
 use super::{Tx, dialect};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{CloudConfigId, ContextId, CredentialId, EnrollmentId, JobId};
-use crate::model::{Context, ContextStatus, JobCounts, JobKind, JobStatus, Percent};
+use crate::model::{Context, ContextStatus, ContextTrigger, JobCounts, OsFamily, PowerState};
 
 /// The most rows of one page.
 pub(super) const MAX_PAGE: u32 = 1000;
 
-const COLUMNS: &str = "c.context_id, c.vm_name, c.vmware_vm_id, c.vmware_instance_uuid, c.vm_path, c.vcenter_host, c.datacenter, \
-     c.current_status, c.last_successful_job_id, c.total_jobs_run, c.successful_jobs, c.failed_jobs, c.cpu_count, c.memory_bytes, c.os_type, \
-     c.power_state, c.vm_tools_version, c.created_at, c.updated_at, c.first_job_at, c.last_job_at, c.last_status_change, c.auto_added, \
-     c.last_scheduled_job_id, c.next_scheduled_at, c.scheduler_enabled, c.credential_id, c.ossea_config_id, c.enrollment_id, \
-     c.local_site_id, c.epoch";
+const COLUMNS: &str = "context_id, vm_name, vmware_vm_id, vmware_instance_uuid, vm_path, vcenter_host, datacenter, \
+     current_status, last_successful_job_id, total_jobs_run, successful_jobs, failed_jobs, cpu_count, memory_bytes, os_type, \
+     power_state, vm_tools_version, created_at, updated_at, first_job_at, last_job_at, last_status_change, auto_added, \
+     last_scheduled_job_id, next_scheduled_at, scheduler_enabled, credential_id, ossea_config_id, enrollment_id, \
+     local_site_id, epoch";
 
 /// The VMs under management, in one transaction.
 #[derive(Debug)]
 pub struct Contexts<'t>(&'t Tx);
-
-/// A job as a list of VMs shows it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct JobBrief {
-    /// Its id.
-    pub id: JobId,
-    /// What it does.
-    pub kind: JobKind,
-    /// Where it is.
-    pub status: JobStatus,
-    /// How far it is.
-    pub percent: Percent,
-    /// When it was asked for.
-    pub created_at: Timestamp,
-}
-
-/// A VM with the job asked for last.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ContextWithJob {
-    /// The VM.
-    pub context: Context,
-    /// Its last job, if it ever had one that is still known.
-    pub last_job: Option<JobBrief>,
-}
 
 /// What a VM is reached through and where its replica goes; `None` clears.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +30,25 @@ pub struct Ways<'a> {
     pub enrollment: Option<&'a EnrollmentId>,
     /// The cloud.
     pub cloud_config: Option<CloudConfigId>,
+}
+
+/// A VM as its source describes it now.
+#[derive(Debug, Clone, Copy)]
+pub struct VmLook<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its instance uuid.
+    pub instance_uuid: &'a str,
+    /// Where it lies.
+    pub path: &'a str,
+    /// Virtual processors.
+    pub cpus: u32,
+    /// Memory in bytes.
+    pub memory_bytes: u64,
+    /// The system in it.
+    pub os: OsFamily,
+    /// Whether it runs.
+    pub power: PowerState,
 }
 
 impl Tx {
@@ -79,48 +75,59 @@ impl Contexts<'_> {
         statement.bind(vm.enrollment.as_ref()).bind(vm.site).bind(vm.epoch).run().await.map(|_| ())
     }
 
-    /// The VM of this id, if it is under management.
-    pub async fn get(&self, id: &ContextId) -> Result<Option<Context>> {
-        let text = format!("SELECT {COLUMNS} FROM vm_replication_contexts c WHERE c.context_id = ?");
-        self.0.sql("read a VM", text).bind(id).first(read).await
+    /// The VM. [`ErrorKind::NotFound`] when it is not under management.
+    pub async fn get(&self, id: &ContextId) -> Result<Context> {
+        let text = format!("SELECT {COLUMNS} FROM vm_replication_contexts WHERE context_id = ?");
+        self.0.sql("read a VM", text).bind(id).one(NO_VM, read).await.map_err(|e| e.with("context", id))
     }
 
     /// The VM that its source knows by this id.
     pub async fn by_source(&self, source_host: &str, source_vm_id: &str) -> Result<Option<Context>> {
-        let text = format!("SELECT {COLUMNS} FROM vm_replication_contexts c WHERE c.vmware_vm_id = ? AND c.vcenter_host = ?");
+        let text = format!("SELECT {COLUMNS} FROM vm_replication_contexts WHERE vmware_vm_id = ? AND vcenter_host = ?");
         self.0.sql("look for a VM", text).bind(source_vm_id).bind(source_host).first(read).await
     }
 
     /// The VMs of this name, at most 1000: several may have it.
     pub async fn by_name(&self, name: &str) -> Result<Vec<Context>> {
-        let text = format!("SELECT {COLUMNS} FROM vm_replication_contexts c WHERE c.vm_name = ? ORDER BY c.context_id LIMIT {MAX_PAGE}");
+        let text = format!("SELECT {COLUMNS} FROM vm_replication_contexts WHERE vm_name = ? ORDER BY context_id LIMIT {MAX_PAGE}");
         self.0.sql("look for a VM", text).bind(name).all(read).await
     }
 
-    /// A page of at most `limit` (up to 1000) VMs by name, each with its last job, behind the VM `after` of the page before.
-    pub async fn page(&self, after: Option<(&str, &ContextId)>, limit: u32) -> Result<Vec<ContextWithJob>> {
-        let behind = if after.is_some() { "WHERE c.vm_name > ? OR (c.vm_name = ? AND c.context_id > ?)" } else { "" };
+    /// Writes down how the source describes the VM.
+    pub async fn look(&self, id: &ContextId, look: &VmLook<'_>) -> Result<()> {
         let text = format!(
-            "SELECT {COLUMNS}, j.id AS job_id, j.operation AS job_kind, j.status AS job_status, j.percent_complete AS job_percent, \
-             j.created_at AS job_created_at \
-             FROM (SELECT context_id AS id FROM vm_replication_contexts c {behind} ORDER BY c.vm_name, c.context_id LIMIT {limit}) AS page \
-             JOIN vm_replication_contexts c ON c.context_id = page.id \
-             LEFT JOIN job_tracking j ON j.id = \
-             (SELECT l.id FROM job_tracking l WHERE l.context_id = c.context_id ORDER BY l.created_at DESC, l.id DESC LIMIT 1) \
-             ORDER BY c.vm_name, c.context_id",
-            limit = limit.clamp(1, MAX_PAGE)
+            "UPDATE vm_replication_contexts SET vm_name = ?, vmware_instance_uuid = ?, vm_path = ?, cpu_count = ?, memory_bytes = ?, os_type = ?, \
+             power_state = ?, updated_at = {} WHERE context_id = ?",
+            dialect::now(self.0.backend())
         );
-        let mut statement = self.0.sql("list the VMs", text);
-        if let Some((name, id)) = after {
-            statement = statement.bind(name).bind(name).bind(id);
-        }
-        statement.all(|row| Ok(ContextWithJob { context: read(row)?, last_job: brief(row)? })).await
+        let statement = self.0.sql("write a VM down", text).bind(look.name).bind(look.instance_uuid).bind(look.path).bind(look.cpus);
+        let statement = statement.bind(look.memory_bytes).bind(look.os.code()).bind(look.power.code()).bind(id);
+        statement.run_found(NO_VM).await
     }
 
-    /// How many VMs are under management.
-    pub async fn count(&self) -> Result<u64> {
-        let counted = self.0.sql("count the VMs", "SELECT COUNT(*) AS n FROM vm_replication_contexts");
-        counted.one("nothing was counted", |row| row.number("n")).await
+    /// Changes the status of a VM, as far as `on` changes it, provided it is as it was read.
+    pub async fn change(&self, seen: &Context, on: ContextTrigger) -> Result<ContextStatus> {
+        let to = seen.status.next(on)?;
+        let text = format!(
+            "UPDATE vm_replication_contexts SET current_status = ?, last_status_change = {0}, updated_at = {0} WHERE context_id = ? AND current_status = ?",
+            dialect::now(self.0.backend())
+        );
+        let statement = self.0.sql("change the status of a VM", text).bind(to.code()).bind(&seen.id).bind(seen.status.code());
+        match statement.run().await? {
+            0 => Err(Error::new(ErrorKind::Changed, "change the status of a VM", "it is not what it was").with("context", &seen.id)),
+            _ => Ok(to),
+        }
+    }
+
+    /// Counts a replication that ended; one that completed becomes the last successful one.
+    pub async fn count(&self, id: &ContextId, job: &JobId, counts: JobCounts, completed: bool) -> Result<()> {
+        let text = format!(
+            "UPDATE vm_replication_contexts SET total_jobs_run = ?, successful_jobs = ?, failed_jobs = ?, \
+             last_successful_job_id = CASE WHEN ? THEN ? ELSE last_successful_job_id END, updated_at = {} WHERE context_id = ?",
+            dialect::now(self.0.backend())
+        );
+        let statement = self.0.sql("count a replication", text).bind(counts.total).bind(counts.successful).bind(counts.failed);
+        statement.bind(completed).bind(job).bind(id).run_found(NO_VM).await
     }
 
     /// Changes what a VM is reached through and where its replica goes.
@@ -142,30 +149,16 @@ impl Contexts<'_> {
         self.0.sql("change the scheduling of a VM", text).bind(enabled).bind(next).bind(id).run_found(NO_VM).await
     }
 
-    /// Writes down what the last operation on a VM did.
-    pub async fn set_summary(&self, id: &ContextId, summary: &serde_json::Value) -> Result<()> {
-        let text = format!(
-            "UPDATE vm_replication_contexts SET last_operation_summary = ?, updated_at = {} WHERE context_id = ?",
-            dialect::now(self.0.backend())
-        );
-        self.0.sql("write the summary of an operation", text).bind(summary).bind(id).run_found(NO_VM).await
-    }
-
-    /// What the last operation on a VM did.
-    pub async fn summary(&self, id: &ContextId) -> Result<Option<serde_json::Value>> {
-        let text = "SELECT last_operation_summary FROM vm_replication_contexts WHERE context_id = ?";
-        self.0.sql("read the summary of an operation", text).bind(id).one(NO_VM, |row| row.json_or_none("last_operation_summary")).await
-    }
-
     /// The VM, with its row held: until this transaction ends nobody else changes it or begins a job of it.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`]; [`ErrorKind::Busy`], naming the job, while one of it is active.
     pub async fn hold(&self, id: &ContextId) -> Result<Context> {
         const HOLD: &str = "hold a VM";
-        let text =
-            format!("SELECT {COLUMNS} FROM vm_replication_contexts c WHERE c.context_id = ?{}", dialect::for_update(self.0.backend()));
-        let vm = self.0.sql(HOLD, text).bind(id).one(NO_VM, read).await.map_err(|error| error.with("context", id))?;
+        // A write, so that a cluster too sees that it and the begin of a job, which writes this row, cannot both be.
+        let text = format!("UPDATE vm_replication_contexts SET updated_at = {} WHERE context_id = ?", dialect::now(self.0.backend()));
+        self.0.sql(HOLD, text).bind(id).run_found(NO_VM).await.map_err(|error| error.with("context", id))?;
+        let vm = self.get(id).await?;
         match self.0.jobs().active_of(id).await? {
             Some(job) => Err(Error::new(ErrorKind::Busy, HOLD, "a job of it is active; cancel it or wait for it")
                 .with("VM", vm.vm_name)
@@ -241,16 +234,4 @@ fn read(row: &Row) -> Result<Context> {
         site: row.number_or_none("local_site_id")?,
         epoch: row.number("epoch")?,
     })
-}
-
-fn brief(row: &Row) -> Result<Option<JobBrief>> {
-    let Some(id) = row.parse_or_none("job_id")? else { return Ok(None) };
-    let percent: u8 = row.number("job_percent")?;
-    Ok(Some(JobBrief {
-        id,
-        kind: row.parse("job_kind")?,
-        status: row.parse("job_status")?,
-        percent: Percent::capped(percent),
-        created_at: row.time("job_created_at")?,
-    }))
 }

@@ -1,11 +1,11 @@
-//! Volumes served by NBD, as the catalog knows them: `nbd_exports`.
+//! Volumes served by NBD, as the catalog knows them: `nbd_exports`, and the older names of exports, by VM and disk: `vm_export_mappings`.
 
 use super::row::Row;
 use super::{Tx, dialect};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ContextId, DiskId, Epoch, ExportId, JobId, VolumeId};
-use crate::model::{Export, ExportStatus};
+use crate::model::{Export, ExportMapping, ExportStatus, MappingStatus};
 
 /// The most exports of one VM: disks it can have, and then some.
 const MOST: u32 = 1000;
@@ -13,6 +13,10 @@ const MOST: u32 = 1000;
 /// Exports, in one transaction.
 #[derive(Debug)]
 pub struct Exports<'t>(&'t Tx);
+
+/// The older names of exports, in one transaction.
+#[derive(Debug)]
+pub struct ExportNames<'t>(&'t Tx);
 
 /// An export as it begins.
 #[derive(Debug, Clone, Copy)]
@@ -40,6 +44,12 @@ impl Tx {
     #[must_use]
     pub fn exports(&self) -> Exports<'_> {
         Exports(self)
+    }
+
+    /// The older names of exports.
+    #[must_use]
+    pub fn export_names(&self) -> ExportNames<'_> {
+        ExportNames(self)
     }
 }
 
@@ -88,6 +98,61 @@ impl Exports<'_> {
     pub async fn remove(&self, id: ExportId) -> Result<()> {
         self.0.sql("forget an export", "DELETE FROM nbd_exports WHERE id = ?").bind(id).run_found("there is no such export").await
     }
+}
+
+impl ExportNames<'_> {
+    /// Gives a VM's disk the name of its export, or the one that it had before: a name stays with its disk, and is in use again.
+    ///
+    /// # Errors
+    /// [`ErrorKind::AlreadyExists`]: the name or the device is another disk's.
+    pub async fn assign(&self, new: &ExportMapping) -> Result<ExportMapping> {
+        const ASSIGN: &str = "give an export its name";
+        let now = dialect::now(self.0.backend());
+        let text = format!(
+            "UPDATE vm_export_mappings SET vm_name = ?, device_path = ?, status = ?, updated_at = {now} WHERE vm_id = ? AND disk_unit_number = ?"
+        );
+        let statement = self.0.sql(ASSIGN, text).bind(&new.vm_name).bind(new.device_path.as_ref()).bind(new.status.code());
+        if statement.bind(&new.vm_id).bind(new.disk_unit_number).run().await? == 0 {
+            let text = format!(
+                "INSERT INTO vm_export_mappings (vm_id, disk_unit_number, vm_name, export_name, device_path, status, created_at, updated_at) \
+                 VALUES (?, ?, ?, ?, ?, ?, {now}, {now})"
+            );
+            let statement = self.0.sql(ASSIGN, text).bind(&new.vm_id).bind(new.disk_unit_number).bind(&new.vm_name);
+            statement.bind(&new.export_name).bind(new.device_path.as_ref()).bind(new.status.code()).run().await?;
+        }
+        let text = format!("SELECT {MAPPING} FROM vm_export_mappings WHERE vm_id = ? AND disk_unit_number = ?");
+        self.0.sql(ASSIGN, text).bind(&new.vm_id).bind(new.disk_unit_number).one("the new row is not there", mapping).await
+    }
+
+    /// The names of a VM's exports, by disk.
+    pub async fn of(&self, vm_id: &str) -> Result<Vec<ExportMapping>> {
+        let text = format!("SELECT {MAPPING} FROM vm_export_mappings WHERE vm_id = ? ORDER BY disk_unit_number LIMIT {MOST}");
+        self.0.sql("list the names of a VM's exports", text).bind(vm_id).all(mapping).await
+    }
+
+    /// A VM's exports are not in use any more; their names stay theirs.
+    pub async fn retire(&self, vm_id: &str) -> Result<u64> {
+        let text = format!(
+            "UPDATE vm_export_mappings SET status = ?, device_path = NULL, updated_at = {} WHERE vm_id = ?",
+            dialect::now(self.0.backend())
+        );
+        self.0.sql("end the use of a VM's exports", text).bind(MappingStatus::Inactive.code()).bind(vm_id).run().await
+    }
+}
+
+const MAPPING: &str = "vm_id, disk_unit_number, vm_name, export_name, device_path, status, created_at, updated_at";
+
+fn mapping(row: &Row) -> Result<ExportMapping> {
+    Ok(ExportMapping {
+        vm_id: row.text("vm_id")?,
+        disk_unit_number: row.number("disk_unit_number")?,
+        vm_name: row.text("vm_name")?,
+        export_name: row.text("export_name")?,
+        device_path: row.text_or_none("device_path")?,
+        status: row.parse("status")?,
+        created_at: row.time("created_at")?,
+        updated_at: row.time("updated_at")?,
+    })
 }
 
 fn changed(rows: u64, id: ExportId) -> Result<()> {

@@ -3,13 +3,13 @@
 //! Each page is asked for by where the last one ended, so a page costs the same however deep it lies: the database goes down one index and
 //! stops. No query here reads a table whole; a test asks both databases for their plans.
 
-use super::Tx;
 use super::row::Row;
+use super::{Statement, Tx};
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::id::{ContextId, JobId};
 use crate::model::{
-    ContextCursor, ContextItem, ContextPage, FEED_PAGE, FeedCursor, FeedItem, FeedPage, FeedRow, JobStatus, OperationSummary,
+    ActiveJob, ContextCursor, ContextItem, ContextPage, FEED_PAGE, FeedCursor, FeedItem, FeedPage, FeedRow, JobStatus, OperationSummary,
 };
 
 /// The most active jobs that a page of them is chosen from: twice as many VMs as one catalog is measured with.
@@ -25,6 +25,17 @@ const JOB: &str = "j.id, j.operation, j.context_id, j.context_name, j.status, j.
 const STEP: &str =
     "(SELECT s.name FROM job_steps s WHERE s.job_id = p.id AND s.status IN ('running', 'undoing') ORDER BY s.seq DESC LIMIT 1)";
 
+/// Which jobs.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct FeedSearch<'a> {
+    /// Those of this VM.
+    pub context: Option<&'a ContextId>,
+    /// Those with this status.
+    pub status: Option<JobStatus>,
+    /// Those that hold their VM.
+    pub active: bool,
+}
+
 /// What people look at, in one transaction.
 #[derive(Debug)]
 pub struct Feed<'t>(&'t Tx);
@@ -38,27 +49,23 @@ impl Tx {
 }
 
 impl Feed<'_> {
-    /// Jobs, newest first: those of `context`, or all. At most `limit` (1 to [`FEED_PAGE`]) of them, older than `after`.
-    pub async fn jobs(&self, context: Option<&ContextId>, after: Option<&FeedCursor>, limit: u32) -> Result<FeedPage> {
+    /// Jobs that fit, newest first: at most `limit` (1 to [`FEED_PAGE`]) of them, older than `after`.
+    pub async fn jobs(&self, search: &FeedSearch<'_>, after: Option<&FeedCursor>, limit: u32) -> Result<FeedPage> {
         let (limit, more) = bounds(limit);
-        let (at, id) = start(after);
-        let mut statement = self.0.sql("read the feed of jobs", if context.is_some() { jobs_of_context() } else { jobs_of_all() });
-        if let Some(context) = context {
-            statement = statement.bind(context);
-        }
+        let (at, id) = after.map_or((Timestamp::MAX, LAST_ID), |cursor| (cursor.created_at, cursor.id.as_str()));
+        let statement = search.bound(self.0.sql("read the feed of jobs", search.text()));
         let rows = statement.bind(at).bind(at).bind(id).bind(more).all(feed_row).await?;
         Ok(FeedPage::of(&rows, limit))
     }
 
-    /// Jobs that hold their VM, newest first: at most `limit` (1 to [`FEED_PAGE`]) of them, older than `after`.
-    pub async fn active(&self, after: Option<&FeedCursor>, limit: u32) -> Result<FeedPage> {
-        let (limit, more) = bounds(limit);
-        let (at, id) = start(after);
-        let rows = self.0.sql("read the active jobs", active()).bind(at).bind(at).bind(id).bind(more).all(feed_row).await?;
-        Ok(FeedPage::of(&rows, limit))
+    /// One job. [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) when there is none of this id.
+    pub async fn job(&self, id: &JobId) -> Result<FeedItem> {
+        let statement = self.0.sql("read a job of the feed", jobs_by_id(1)).bind(id);
+        let row = statement.one("there is no such job", feed_row).await.map_err(|e| e.with("job", id))?;
+        Ok(FeedItem::of(&row))
     }
 
-    /// VMs by name, each with its newest job: at most `limit` (1 to [`FEED_PAGE`]) of them, behind `after`.
+    /// VMs by name, each with the job that holds it and its newest one: at most `limit` (1 to [`FEED_PAGE`]) of them, behind `after`.
     pub async fn contexts(&self, after: Option<&ContextCursor>, limit: u32) -> Result<ContextPage> {
         let (limit, more) = bounds(limit);
         let (name, id) = after.map_or(("", ""), |cursor| (cursor.vm_name.as_str(), cursor.id.as_str()));
@@ -74,7 +81,7 @@ impl Feed<'_> {
             item.last_job = last.and_then(|id| jobs.iter().find(|row| row.id == id)).map(FeedItem::of);
         }
         let last = items.last().filter(|_| rows.len() > limit);
-        let next = last.map(|item| ContextCursor { vm_name: item.vm_name.clone(), id: item.context_id.clone() });
+        let next = last.map(|item| ContextCursor { vm_name: item.vm_name.clone(), id: item.context.clone() });
         Ok(ContextPage { items, next })
     }
 
@@ -113,10 +120,6 @@ fn bounds(limit: u32) -> (usize, u32) {
     (usize::try_from(limit).unwrap_or(1), limit + 1)
 }
 
-fn start(after: Option<&FeedCursor>) -> (Timestamp, &str) {
-    after.map_or((Timestamp::MAX, LAST_ID), |cursor| (cursor.created_at, cursor.id.as_str()))
-}
-
 /// Older than the cursor. The first condition is what the index is entered by.
 const OLDER: &str = "j.created_at <= ? AND (j.created_at < ? OR j.id < ?) ORDER BY j.created_at DESC, j.id DESC LIMIT ?";
 
@@ -124,22 +127,40 @@ fn page(inner: &str) -> String {
     format!("SELECT p.*, {STEP} AS running_step FROM ({inner}) p ORDER BY p.created_at DESC, p.id DESC")
 }
 
-fn jobs_of_all() -> String {
-    page(&format!("SELECT {JOB} FROM job_tracking j WHERE {OLDER}"))
-}
+impl FeedSearch<'_> {
+    fn text(&self) -> String {
+        let busy: Vec<String> = JobStatus::ALL.iter().filter(|status| status.is_busy()).map(|status| format!("'{status}'")).collect();
+        let busy = format!("status IN ({})", busy.join(", "));
+        let mut conditions = String::new();
+        match self {
+            // The inner query goes by the index on the status; its bound keeps the databases from going through all jobs by time instead.
+            FeedSearch { context: None, status: None, active: true } => {
+                return page(&format!(
+                    "SELECT {JOB} FROM (SELECT b.id FROM job_tracking b WHERE b.{busy} LIMIT {MOST_ACTIVE}) a \
+                     JOIN job_tracking j ON j.id = a.id WHERE {OLDER}"
+                ));
+            }
+            FeedSearch { context, status, active } => {
+                conditions.push_str(if context.is_some() { "j.context_id = ? AND " } else { "" });
+                conditions.push_str(if status.is_some() { "j.status = ? AND " } else { "" });
+                if *active {
+                    conditions.push_str(&format!("j.{busy} AND "));
+                }
+            }
+        }
+        page(&format!("SELECT {JOB} FROM job_tracking j WHERE {conditions}{OLDER}"))
+    }
 
-fn jobs_of_context() -> String {
-    page(&format!("SELECT {JOB} FROM job_tracking j WHERE j.context_id = ? AND {OLDER}"))
-}
-
-/// The inner query goes by the index on the status; its bound keeps the databases from going through all jobs by time instead.
-fn active() -> String {
-    let busy: Vec<String> = JobStatus::ALL.iter().filter(|status| status.is_busy()).map(|status| format!("'{status}'")).collect();
-    page(&format!(
-        "SELECT {JOB} FROM (SELECT b.id FROM job_tracking b WHERE b.status IN ({}) LIMIT {MOST_ACTIVE}) a \
-         JOIN job_tracking j ON j.id = a.id WHERE {OLDER}",
-        busy.join(", ")
-    ))
+    fn bound<'t>(&self, statement: Statement<'t>) -> Statement<'t> {
+        let statement = match self.context {
+            Some(context) => statement.bind(context),
+            None => statement,
+        };
+        match self.status {
+            Some(status) => statement.bind(status.code()),
+            None => statement,
+        }
+    }
 }
 
 fn jobs_by_id(count: usize) -> String {
@@ -150,22 +171,36 @@ fn jobs_by_id(count: usize) -> String {
 /// The inner query needs nothing but its index, so it is gone by even where the table is small.
 fn contexts() -> String {
     "SELECT v.context_id, v.vm_name, v.vcenter_host, v.current_status, v.os_type, v.power_state, \
+            h.id AS active_job, h.status AS active_status, h.percent_complete AS active_percent, \
+            (SELECT COUNT(*) FROM vm_disks d WHERE d.vm_context_id = v.context_id AND d.removed_at IS NULL) AS disks, \
+            (SELECT CAST(COALESCE(SUM(d.capacity_bytes), 0) AS SIGNED) FROM vm_disks d \
+              WHERE d.vm_context_id = v.context_id AND d.removed_at IS NULL) AS capacity_bytes, \
+            (SELECT o.taken_at FROM replica_points o WHERE o.vm_context_id = v.context_id ORDER BY o.seq DESC LIMIT 1) AS taken_at, \
             (SELECT j.id FROM job_tracking j WHERE j.context_id = v.context_id ORDER BY j.created_at DESC, j.id DESC LIMIT 1) AS last_job \
      FROM (SELECT n.vm_name, n.context_id FROM vm_replication_contexts n \
            WHERE n.vm_name >= ? AND (n.vm_name > ? OR n.context_id > ?) ORDER BY n.vm_name, n.context_id LIMIT ?) c \
      JOIN vm_replication_contexts v ON v.context_id = c.context_id \
+     LEFT JOIN job_tracking h ON h.active_context_id = v.context_id \
      ORDER BY v.vm_name, v.context_id"
         .to_owned()
 }
 
 fn context_item(row: &Row) -> Result<ContextItem> {
+    let active_job = match row.parse_or_none("active_job")? {
+        Some(id) => Some(ActiveJob { id, status: row.parse("active_status")?, percent: row.number::<u8>("active_percent")?.try_into()? }),
+        None => None,
+    };
     Ok(ContextItem {
-        context_id: row.parse("context_id")?,
+        context: row.parse("context_id")?,
         vm_name: row.text("vm_name")?,
         source_host: row.text("vcenter_host")?,
         status: row.parse("current_status")?,
         os: row.parse("os_type")?,
         power: row.parse("power_state")?,
+        disk_count: row.number("disks")?,
+        capacity_bytes: row.number("capacity_bytes")?,
+        last_point_at: row.time_or_none("taken_at")?,
+        active_job,
         last_job: None,
     })
 }
@@ -194,18 +229,20 @@ fn feed_row(row: &Row) -> Result<FeedRow> {
 /// The plans that the database has for the queries above, as lines; the queries get values that reach far.
 #[cfg(test)]
 async fn plans(tx: &Tx, context: &ContextId) -> Result<Vec<(&'static str, String)>> {
-    let mut lines = Vec::new();
-    for (name, text) in [("all", jobs_of_all()), ("context", jobs_of_context()), ("active", active()), ("contexts", contexts())] {
-        let mut statement = tx.sql("explain a query", explained(tx, &text));
-        if name == "context" {
-            statement = statement.bind(context);
-        }
-        statement = match name {
-            "contexts" => statement.bind("").bind("").bind("").bind(51),
-            _ => statement.bind(Timestamp::MAX).bind(Timestamp::MAX).bind(LAST_ID).bind(51),
-        };
+    let (none, mut lines) = (FeedSearch::default(), Vec::new());
+    for (name, search) in [
+        ("all", none),
+        ("context", FeedSearch { context: Some(context), ..none }),
+        ("status", FeedSearch { status: Some(JobStatus::Failed), ..none }),
+        ("status of a context", FeedSearch { context: Some(context), status: Some(JobStatus::Failed), ..none }),
+        ("active", FeedSearch { active: true, ..none }),
+    ] {
+        let statement = search.bound(tx.sql("explain a query", explained(tx, &search.text())));
+        let statement = statement.bind(Timestamp::MAX).bind(Timestamp::MAX).bind(LAST_ID).bind(51);
         lines.extend(explain(tx, statement).await?.into_iter().map(|line| (name, line)));
     }
+    let statement = tx.sql("explain a query", explained(tx, &contexts())).bind("").bind("").bind("").bind(51);
+    lines.extend(explain(tx, statement).await?.into_iter().map(|line| ("contexts", line)));
     Ok(lines)
 }
 
@@ -219,7 +256,7 @@ fn explained(tx: &Tx, text: &str) -> String {
 
 /// SQLite's words, or MariaDB's table, type, key and rows.
 #[cfg(test)]
-async fn explain(tx: &Tx, statement: super::statement::Statement<'_>) -> Result<Vec<String>> {
+async fn explain(tx: &Tx, statement: Statement<'_>) -> Result<Vec<String>> {
     let rows = statement.rows().await?;
     let mariadb = |row: &Row| -> Result<String> {
         let word = |column| row.text_or_none(column).map(Option::unwrap_or_default);

@@ -1,55 +1,15 @@
-//! Jobs and replications as lists show them, newest first, page by page.
+//! Replications as lists show them, newest first, page by page; jobs of all kinds are in the feed.
 
 use super::row::Row;
 use super::{Statement, Tx};
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::id::{ContextId, JobId, PointId};
-use crate::model::{CbtEntry, JobKind, JobStatus, Percent, ReplicationMode, ReplicationStatus};
+use crate::model::{CbtEntry, Percent, ReplicationMode, ReplicationStatus};
 
-/// Jobs in lists, in one transaction.
+/// Replications in lists, in one transaction.
 #[derive(Debug)]
 pub struct JobLists<'t>(&'t Tx);
-
-/// Which jobs.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct JobSearch<'a> {
-    /// Those of this VM.
-    pub context: Option<&'a ContextId>,
-    /// Those that hold their VM.
-    pub active: bool,
-    /// Those with this status.
-    pub status: Option<JobStatus>,
-    /// Those behind this one: its time and id.
-    pub after: Option<(Timestamp, &'a JobId)>,
-}
-
-/// A job in a list.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct JobRow {
-    /// Its id.
-    pub id: JobId,
-    /// What it does.
-    pub kind: JobKind,
-    /// Where it is.
-    pub status: JobStatus,
-    /// How far it is.
-    pub percent: Percent,
-    /// Its VM, while that is managed.
-    pub context: Option<ContextId>,
-    /// Its VM's name.
-    pub vm_name: Option<String>,
-    /// The step that failed.
-    pub failed_step: Option<String>,
-    /// The kind of that failure.
-    pub error_kind: Option<String>,
-    /// When it was asked for.
-    pub created_at: Timestamp,
-    /// When a runner took it first.
-    pub started_at: Option<Timestamp>,
-    /// When it came to rest.
-    pub completed_at: Option<Timestamp>,
-}
 
 /// A replication in a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,7 +26,7 @@ pub struct ReplicationRow {
     pub status: ReplicationStatus,
     /// How far it is.
     pub percent: Percent,
-    /// Bytes moved.
+    /// Bytes written, zeros among them.
     pub bytes_transferred: u64,
     /// The point it made.
     pub point: Option<PointId>,
@@ -86,7 +46,7 @@ const REPLICATION: &str = "SELECT id, vm_context_id, source_vm_name, replication
                            WHERE h.job_id = replication_jobs.id) AS bytes_kept FROM replication_jobs";
 
 impl Tx {
-    /// Jobs and replications in lists.
+    /// Replications in lists.
     #[must_use]
     pub fn job_lists(&self) -> JobLists<'_> {
         JobLists(self)
@@ -94,30 +54,6 @@ impl Tx {
 }
 
 impl JobLists<'_> {
-    /// Jobs, newest first; at most `limit`.
-    pub async fn jobs(&self, search: &JobSearch<'_>, limit: u32) -> Result<Vec<JobRow>> {
-        let mut conditions = Vec::new();
-        if search.context.is_some() {
-            conditions.push("context_id = ?");
-        }
-        if search.active {
-            conditions.push("status IN ('pending', 'running', 'paused', 'cancelling', 'rolling_back')");
-        }
-        if search.status.is_some() {
-            conditions.push("status = ?");
-        }
-        let text = "SELECT id, operation, status, percent_complete, context_id, context_name, failed_step, error_kind, created_at, started_at, \
-                    completed_at FROM job_tracking";
-        let mut query = self.0.sql("list jobs", paged(text, conditions, search.after.is_some()));
-        if let Some(context) = search.context {
-            query = query.bind(context);
-        }
-        if let Some(status) = search.status {
-            query = query.bind(status.code());
-        }
-        behind(query, search.after).bind(limit).all(job).await
-    }
-
     /// Replications, of one VM or of all, newest first; at most `limit`.
     pub async fn replications(
         &self,
@@ -160,22 +96,6 @@ fn behind<'t>(query: Statement<'t>, after: Option<(Timestamp, &JobId)>) -> State
         Some((time, id)) => query.bind(time).bind(time).bind(id),
         None => query,
     }
-}
-
-fn job(row: &Row) -> Result<JobRow> {
-    Ok(JobRow {
-        id: row.parse("id")?,
-        kind: row.parse("operation")?,
-        status: row.parse("status")?,
-        percent: Percent::capped(row.number("percent_complete")?),
-        context: row.parse_or_none("context_id")?,
-        vm_name: row.text_or_none("context_name")?,
-        failed_step: row.text_or_none("failed_step")?,
-        error_kind: row.text_or_none("error_kind")?,
-        created_at: row.time("created_at")?,
-        started_at: row.time_or_none("started_at")?,
-        completed_at: row.time_or_none("completed_at")?,
-    })
 }
 
 fn replication(row: &Row) -> Result<ReplicationRow> {

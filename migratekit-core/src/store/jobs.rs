@@ -106,6 +106,16 @@ impl Jobs<'_> {
         self.0.sql("look for an active job", text).bind(context).first(|row| row.parse("id")).await
     }
 
+    /// The newest job of a VM that needs a person before anything else is begun: see [`JobKind::holds_back`].
+    pub async fn holding_back(&self, context: &ContextId) -> Result<Option<JobId>> {
+        let text = format!(
+            "SELECT id, operation FROM job_tracking WHERE context_id = ? AND status = 'needs_attention' ORDER BY created_at DESC, id DESC LIMIT {LIST}"
+        );
+        let found = self.0.sql("look for a job that needs attention", text).bind(context);
+        let found: Vec<(JobId, JobKind)> = found.all(|row| Ok((row.parse("id")?, row.parse("operation")?))).await?;
+        Ok(found.into_iter().find(|(_, kind)| kind.holds_back()).map(|(id, _)| id))
+    }
+
     /// All busy jobs, oldest first.
     pub async fn unfinished(&self) -> Result<Vec<Job>> {
         let text = format!(

@@ -116,7 +116,7 @@ impl Store {
             tx.sql("change the schema", text).bind(migration.version).bind(migration.description).run().await.map(|_| ())
         })
         .await
-        .map_err(|error| error.with("migration", migration.version))
+        .map_err(|error| error.with("migration", migration.version).with("catalog", self.url()))
     }
 }
 

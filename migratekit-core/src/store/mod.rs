@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  store.write("add a VM", |tx| async move { tx.contexts().add(vm).await })     one transaction, repeated as a whole
-//!  store.read("list VMs",  |tx| async move { tx.contexts().page(..).await })    one snapshot
+//!  store.read("list VMs",  |tx| async move { tx.feed().contexts(..).await })     one snapshot
 //! ```
 //!
 //! - [`Store::write`] runs its closure in one transaction. On a deadlock, a lost connection or a failed certification (Galera) the whole
@@ -36,11 +36,13 @@ mod value;
 
 mod access;
 mod contexts;
+mod devices;
 mod dump;
 mod enrollments;
 mod events;
 mod exports;
 mod facts;
+mod failovers;
 mod feed;
 mod groups;
 mod intents;
@@ -48,32 +50,36 @@ mod job_lists;
 mod jobs;
 mod logs;
 mod networks;
+mod operations;
 mod retention;
 mod runners;
 mod saved;
 mod schedules;
 mod sealed;
 mod steps;
-mod vms;
+mod volumes;
 
 pub use access::{Audit, NewAuditEntry, Users};
-pub use contexts::{ContextWithJob, Contexts, JobBrief, Ways};
+pub use contexts::{Contexts, VmLook, Ways};
+pub use devices::{Devices, Mounts, NewDevice};
 pub use dump::{Content, DumpReport};
 pub use enrollments::{Enrollments, NewConnectionAudit};
 pub use events::{Events, NewEvent};
-pub use exports::{Exports, NewExport};
+pub use exports::{ExportNames, Exports, NewExport};
 pub use facts::Facts;
-pub use feed::Feed;
+pub use failovers::{FailoverSearch, Failovers, NewFailover};
+pub use feed::{Feed, FeedSearch};
 pub use groups::Groups;
 pub use intents::{Intents, NewIntent};
-pub use job_lists::{JobLists, JobRow, JobSearch, ReplicationRow};
+pub use job_lists::{JobLists, ReplicationRow};
 pub use jobs::{JobFailure, JobNote, Jobs, NewJob};
 pub use logs::{Logs, NewLogLine};
 pub use migrate::{Migration, SchemaStatus};
 pub use networks::{Networks, NewMapping};
 pub use open::{Store, StoreOptions};
+pub use operations::{Metrics, NewOperation, OperationEnd, OperationSearch, VolumeOperations};
 pub use replicas::{NewVolume, Replicas};
-pub use replications::{NewContext, ReplicationEnd, Replications, VmLook};
+pub use replications::{ReplicationEnd, Replications};
 pub use retention::{BATCH, Retention, Swept};
 pub use runners::{NewRunner, Runners};
 pub use saved::{CloudConfigs, Credentials, NewCloudConfig, NewVmwareCredential, Sites};
@@ -83,4 +89,4 @@ pub use session::Tx;
 pub(crate) use statement::Statement;
 pub use steps::{StepNote, Steps};
 pub use url::{Backend, StoreUrl};
-pub use vms::{VmRow, Vms};
+pub use volumes::Volumes;

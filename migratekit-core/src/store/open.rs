@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::connect::Connector;
-use super::home::{self, OPEN};
+use super::connect::{self, Connector};
+use super::home::{self, Identity, OPEN};
 use super::pool::{Pool, Turn};
 use super::session::Session;
 use super::url::Place;
@@ -31,8 +31,8 @@ pub struct StoreOptions {
     password_file: Option<PathBuf>,
     create: bool,
     migrate: bool,
-    adopt: bool,
-    host_identity: Option<String>,
+    pub(super) adopt: bool,
+    pub(super) identity: Identity,
     patience: Duration,
 }
 
@@ -50,7 +50,7 @@ impl Default for StoreOptions {
             create: true,
             migrate: true,
             adopt: false,
-            host_identity: None,
+            identity: Identity::default(),
             patience: PATIENCE,
         }
     }
@@ -101,7 +101,16 @@ impl StoreOptions {
     /// What tells this host from others, instead of the machine's id: for containers that move with their disk.
     #[must_use]
     pub fn host_identity(mut self, identity: impl Into<String>) -> Self {
-        self.host_identity = Some(identity.into());
+        self.identity.machine = Some(identity.into());
+        self
+    }
+
+    /// What tells this run of the host from others, instead of the kernel's boot id, and how long a runner is watched that may be another
+    /// host's (default: 11 s).
+    #[must_use]
+    pub fn boot_identity(mut self, identity: impl Into<String>, watch: Duration) -> Self {
+        self.identity.boot = Some(identity.into());
+        self.identity.watch = watch;
         self
     }
 
@@ -136,12 +145,12 @@ impl Store {
     /// host, a damaged file, a newer schema, a server that is too old, missing rights, an unreachable server.
     pub async fn open(url: &str, options: StoreOptions) -> Result<Store> {
         let url: StoreUrl = url.parse()?;
-        let password = task::blocking({
-            let options = options.clone();
-            move || password(&options)
+        let (password, authority) = task::blocking({
+            let (options, url) = (options.clone(), url.clone());
+            move || Ok::<_, Error>((password(&options)?, connect::authority(&url.0)?))
         })
         .await??;
-        let connector = Connector::new(&url.0, password.as_ref());
+        let connector = Connector::new(&url.0, password.as_ref(), authority.as_deref());
         let (writers, readers) = match url.backend() {
             Backend::Sqlite => (Pool::new(1), Some(Pool::new(SQLITE_READERS))),
             Backend::MariaDb => (Pool::new(MARIADB_CONNECTIONS), None),
@@ -157,7 +166,7 @@ impl Store {
         store.put_away(turn, Some(session), false);
         migrate::opened(&store, options.migrate).await.map_err(named)?;
         if store.backend() == Backend::Sqlite {
-            store.live_here(&options).await?;
+            store.live_here(options).await?;
         }
         Ok(store)
     }
@@ -224,29 +233,7 @@ impl Store {
             _ => &self.0.writers,
         }
     }
-
-    /// Writes down where a SQLite file lives, or refuses one that lives elsewhere.
-    async fn live_here(&self, options: &StoreOptions) -> Result<()> {
-        let here = match &options.host_identity {
-            Some(identity) => Some(identity.clone()),
-            None => task::blocking(home::machine).await?,
-        };
-        let Some(here) = &here else { return Ok(()) };
-        // A schema that is not complete yet may lack the place; the next open writes it down.
-        if !self.read(OPEN, |tx| async move { migrate::table_names(&tx).await }).await?.iter().any(|name| name == "store_facts") {
-            return Ok(());
-        }
-        let home = self.read(OPEN, |tx| async move { tx.facts().get(HOME).await }).await?;
-        match home {
-            Some(home) if home == *here => Ok(()),
-            Some(_) if !options.adopt => Err(home::elsewhere(&self.0.url.to_string())),
-            _ => self.write(OPEN, |tx| async move { tx.facts().set(HOME, here).await }).await,
-        }
-    }
 }
-
-/// The fact that names the host a SQLite file belongs to.
-const HOME: &str = "home_host";
 
 fn password(options: &StoreOptions) -> Result<Option<SecretString>> {
     use std::io::Read as _;

@@ -12,7 +12,7 @@ use crate::model::{
 const DISK: &str = "vm_disks.id, vm_disks.vm_context_id, vm_disks.disk_id, vm_dk_path, datastore, unit_number, label, capacity_bytes, \
      provisioning_type, disk_uuid, disk_change_id, bytes_synced, removed_at, vm_disks.created_at, vm_disks.updated_at, ossea_volumes.volume_id";
 
-const VOLUME: &str = "id, vm_context_id, disk_key, volume_id, volume_name, size_bytes, ossea_config_id, volume_type, device_path, generation, \
+pub(super) const VOLUME: &str = "id, vm_context_id, disk_key, volume_id, volume_name, size_bytes, ossea_config_id, volume_type, device_path, generation, \
      status, made_by_job_id, snapshot_id, snapshot_created_at, snapshot_status, created_at, updated_at";
 
 const POINT: &str = "id, vm_context_id, job_id, status, quiesced, taken_at, disk_count, committed_at, applied_at";
@@ -139,6 +139,12 @@ impl Replicas<'_> {
         self.0.sql("store a volume's size", text).bind(size_bytes).bind(id).run_found("there is no such volume").await
     }
 
+    /// The generation of the volume's ledger as a point is committed to it: what comes past the ledger later raises it above this.
+    pub async fn set_generation(&self, id: &VolumeId, generation: u64) -> Result<()> {
+        let text = format!("UPDATE ossea_volumes SET generation = ?, updated_at = {} WHERE volume_id = ?", self.now());
+        self.0.sql("store a volume's generation", text).bind(generation).bind(id).run_found("there is no such volume").await
+    }
+
     /// Forgets the volume of a disk; there may be none. [`ErrorKind::Busy`] when a point is in it.
     pub async fn forget_volume(&self, context: &ContextId, disk: DiskKey) -> Result<()> {
         const FORGET: &str = "forget a volume";
@@ -160,15 +166,11 @@ impl Replicas<'_> {
         const GIVE_UP: &str = "give a replica up";
         let volumes = self.volumes(context).await?;
         for volume in volumes.iter().filter(|volume| volume.status != VolumeStatus::Destroy) {
-            let to = volume.status.next(VolumeTrigger::Destroy).map_err(|refused| {
+            if volume.status == VolumeStatus::Attached {
                 let busy = Error::new(ErrorKind::Busy, GIVE_UP, "a volume of it is attached; detach it first");
-                busy.with("volume", &volume.id).with_source(refused)
-            })?;
-            let text = format!("UPDATE ossea_volumes SET status = ?, updated_at = {} WHERE id = ? AND status = ?", self.now());
-            let statement = self.0.sql(GIVE_UP, text).bind(to.code()).bind(volume.row).bind(volume.status.code());
-            if statement.run().await? == 0 {
-                return Err(Error::new(ErrorKind::Changed, GIVE_UP, "a volume is not what it was").with("volume", &volume.id));
+                return Err(busy.with("volume", &volume.id));
             }
+            self.0.volumes().change(volume, VolumeTrigger::Destroy).await?;
         }
         self.0.sql(GIVE_UP, "DELETE FROM replica_points WHERE vm_context_id = ?").bind(context).run().await?;
         let text = format!("UPDATE vm_disks SET disk_change_id = NULL, updated_at = {} WHERE vm_context_id = ?", self.now());
@@ -286,7 +288,7 @@ fn disk(row: &Row) -> Result<Disk> {
     })
 }
 
-fn volume(row: &Row) -> Result<Volume> {
+pub(super) fn volume(row: &Row) -> Result<Volume> {
     Ok(Volume {
         row: row.number("id")?,
         id: row.parse("volume_id")?,

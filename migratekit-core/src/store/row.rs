@@ -109,4 +109,9 @@ impl Row {
     pub(crate) fn json(&self, column: &str) -> Result<serde_json::Value> {
         self.json_or_none(column)?.ok_or_else(|| missing(column))
     }
+
+    /// A record that was kept as JSON.
+    pub(crate) fn record<T: serde::de::DeserializeOwned>(&self, column: &str) -> Result<T> {
+        serde_json::from_value(self.json(column)?).map_err(|source| unreadable(column).with_source(source))
+    }
 }

@@ -12,6 +12,8 @@ use crate::model::Runner;
 /// The most runners in one answer.
 const LIST: u32 = 1000;
 
+const COLUMNS: &str = "id, host, pid, version, started_at, seen_at, heartbeats, stopped_at";
+
 /// The runners, in one transaction.
 #[derive(Debug)]
 pub struct Runners<'t>(&'t Tx);
@@ -56,33 +58,31 @@ impl Runners<'_> {
         self.0.sql("write down a runner's end", text).bind(id).run().await.map(|_| ())
     }
 
-    /// What a runner noticed and an auditor should know.
-    pub async fn audit(&self, id: &RunnerId, action: &str, details: &serde_json::Value) -> Result<()> {
-        let text = format!(
-            "INSERT INTO audit_log (at, actor, action, subject_kind, subject_id, outcome, details) VALUES ({}, ?, ?, ?, ?, ?, ?)",
-            dialect::now(self.0.backend())
-        );
-        let statement = self.0.sql("audit what a runner noticed", text).bind("system").bind(action).bind("runner");
-        statement.bind(id).bind("done").bind(details).run().await.map(|_| ())
+    /// A runner; none when it is forgotten, or never was.
+    pub async fn find(&self, id: &RunnerId) -> Result<Option<Runner>> {
+        self.0.sql("look for a runner", format!("SELECT {COLUMNS} FROM runners WHERE id = ?")).bind(id).first(runner).await
     }
 
     /// All runners that did not end in order, the latest first.
     pub async fn running(&self) -> Result<Vec<Runner>> {
-        let text = format!(
-            "SELECT id, host, pid, version, started_at, seen_at, heartbeats, stopped_at FROM runners WHERE stopped_at IS NULL \
-             ORDER BY seen_at DESC LIMIT {LIST}"
-        );
+        let text = format!("SELECT {COLUMNS} FROM runners WHERE stopped_at IS NULL ORDER BY seen_at DESC LIMIT {LIST}");
         self.0.sql("list runners", text).all(runner).await
     }
 
-    /// Forgets runners that gave no sign for so long and hold no job. Gives their number.
-    pub async fn sweep(&self, silent: Duration) -> Result<u64> {
+    /// Forgets runners that gave no sign for so long and hold no job, at most so many. Gives their number.
+    pub async fn sweep(&self, silent: Duration, most: u32) -> Result<u64> {
         let text = format!(
-            "DELETE FROM runners WHERE seen_at < {} - ? AND id NOT IN \
-             (SELECT lease_owner FROM job_tracking WHERE lease_owner IS NOT NULL)",
+            "SELECT r.id FROM runners r WHERE r.seen_at < {} - ? \
+             AND NOT EXISTS (SELECT 1 FROM job_tracking j WHERE j.lease_owner = r.id) ORDER BY r.id LIMIT ?",
             dialect::now(self.0.backend())
         );
-        self.0.sql("forget old runners", text).bind(micros(silent)).run().await
+        let ids = self.0.sql("find old runners", text).bind(micros(silent)).bind(most).all(|row| row.text("id")).await?;
+        if ids.is_empty() {
+            return Ok(0);
+        }
+        let marks = vec!["?"; ids.len()].join(", ");
+        let statement = self.0.sql("forget old runners", format!("DELETE FROM runners WHERE id IN ({marks})"));
+        ids.into_iter().fold(statement, |statement, id| statement.bind(id)).run().await
     }
 }
 

@@ -115,7 +115,7 @@ impl Statement<'_> {
 fn prepared<'q, DB: Database>(sql: Cow<'static, str>, values: &[Value]) -> Query<'q, DB, DB::Arguments>
 where
     DB::Arguments: sqlx::IntoArguments<DB>,
-    Option<i64>: for<'a> Encode<'a, DB> + Type<DB>,
+    Option<String>: for<'a> Encode<'a, DB> + Type<DB>,
     i64: for<'a> Encode<'a, DB> + Type<DB>,
     f64: for<'a> Encode<'a, DB> + Type<DB>,
     String: for<'a> Encode<'a, DB> + Type<DB>,
@@ -126,7 +126,8 @@ where
     };
     for value in values {
         query = match value {
-            Value::Null | Value::TooLarge(_) => query.bind(None::<i64>),
+            // A text without a value: beside a number's MariaDB would read a column of texts as numbers, and fail at the first that is none.
+            Value::Null | Value::TooLarge(_) => query.bind(None::<String>),
             Value::Int(number) => query.bind(*number),
             Value::Real(number) => query.bind(*number),
             Value::Text(text) => query.bind(text.clone()),

@@ -1,4 +1,5 @@
-//! Where a catalog lies: `sqlite://PATH` or `mysql://USER@HOST[:PORT][,HOST[:PORT]..]/DATABASE[?socket=PATH][&tls=MODE]`.
+//! Where a catalog lies: `sqlite://PATH` or `mysql://USER@HOST[:PORT][,HOST[:PORT]..]/DATABASE[?socket=PATH][&tls=MODE][&ca=PATH]`. With
+//! `tls=verified` the server's certificate must name the host and be signed by an authority that this system trusts, or by that of `ca`.
 //!
 //! A URL is shown in lists, logs and process tables, so it never carries a password; one that does is refused, and the error does not
 //! repeat it.
@@ -55,7 +56,7 @@ pub struct StoreUrl(pub(super) Place);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Place {
     Sqlite { path: PathBuf },
-    MariaDb { user: String, hosts: Vec<Host>, database: String, socket: Option<PathBuf>, tls: Tls },
+    MariaDb { user: String, hosts: Vec<Host>, database: String, socket: Option<PathBuf>, tls: Tls, ca: Option<PathBuf> },
 }
 
 impl StoreUrl {
@@ -127,18 +128,22 @@ fn mariadb(rest: &str) -> Result<Place> {
     if hosts.len() > MAX_HOSTS {
         return Err(wrong("at most 16 hosts may be named"));
     }
-    let (mut socket, mut tls) = (None, Tls::Preferred);
+    let (mut socket, mut tls, mut ca) = (None, Tls::Preferred, None);
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         match pair.split_once('=') {
             Some(("socket", path)) if !path.is_empty() => socket = Some(PathBuf::from(path)),
             Some(("tls", mode)) => tls = tls_mode(mode)?,
+            Some(("ca", path)) if !path.is_empty() => ca = Some(PathBuf::from(path)),
             Some(("password", _)) => {
                 return Err(wrong("a password must not stand among the parameters; put it into a file with mode 0600 and name that file"));
             }
-            _ => return Err(wrong("the parameters are socket=PATH and tls=off, preferred, required or verified")),
+            _ => return Err(wrong("the parameters are socket=PATH, tls=off, preferred, required or verified, and ca=PATH")),
         }
     }
-    Ok(Place::MariaDb { user: user.to_owned(), hosts, database: database.to_owned(), socket, tls })
+    if ca.is_some() && tls != Tls::Verified {
+        return Err(wrong("ca=PATH needs tls=verified: the other modes look at no certificate"));
+    }
+    Ok(Place::MariaDb { user: user.to_owned(), hosts, database: database.to_owned(), socket, tls, ca })
 }
 
 fn tls_mode(mode: &str) -> Result<Tls> {
@@ -177,7 +182,7 @@ impl fmt::Display for StoreUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
             Place::Sqlite { path } => write!(f, "sqlite://{}", path.display()),
-            Place::MariaDb { user, hosts, database, socket, tls } => {
+            Place::MariaDb { user, hosts, database, socket, tls, ca } => {
                 write!(f, "mysql://{user}@")?;
                 for (i, host) in hosts.iter().enumerate() {
                     write!(f, "{}{host}", if i == 0 { "" } else { "," })?;
@@ -189,11 +194,12 @@ impl fmt::Display for StoreUrl {
                     sign = '&';
                 }
                 match tls {
-                    Tls::Preferred => Ok(()),
-                    Tls::Off => write!(f, "{sign}tls=off"),
-                    Tls::Required => write!(f, "{sign}tls=required"),
-                    Tls::Verified => write!(f, "{sign}tls=verified"),
+                    Tls::Preferred => {}
+                    Tls::Off => write!(f, "{sign}tls=off")?,
+                    Tls::Required => write!(f, "{sign}tls=required")?,
+                    Tls::Verified => write!(f, "{sign}tls=verified")?,
                 }
+                ca.as_ref().map_or(Ok(()), |ca| write!(f, "&ca={}", ca.display()))
             }
         }
     }
@@ -210,6 +216,7 @@ mod tests {
             "sqlite:///var/lib/x y/catalog.db",
             "mysql://mk@db1:3306/catalog",
             "mysql://mk@db1:3306,db2:3307,[::1]:3308/catalog?socket=/run/m.sock&tls=required",
+            "mysql://mk@db1:3306/catalog?tls=verified&ca=/etc/x y/ca.pem",
         ] {
             assert_eq!(text.parse::<StoreUrl>().unwrap().to_string(), text);
         }
@@ -233,6 +240,7 @@ mod tests {
             "mysql://mk@db/c?x=1",
             "mysql://mk@db/c?password=hunter2",
             "mysql://mk@db/c?tls=maybe",
+            "mysql://mk@db/c?tls=required&ca=/x",
             "mysql://mk@a,a,a,a,a,a,a,a,a,a,a,a,a,a,a,a,a/c",
         ];
         for text in wrong {

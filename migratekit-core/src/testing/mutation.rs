@@ -19,6 +19,8 @@ pub const ALL: &[&str] = &[
     "apply-before-commit",
     "spool-record-before-flush",
     "spool-rewrite-in-place",
+    "commit-before-complete",
+    "change-ids-before-commit",
 ];
 
 /// Whether this bug is switched on.

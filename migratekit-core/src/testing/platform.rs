@@ -8,10 +8,10 @@ use crate::block::{BlockRead, BoxFuture, ExtentMap};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ContextId, DiskKey, JobId, VolumeId};
 use crate::platform::{
-    ChangeId, Changes, Inventory, Machine, MachineRef, Snapshot, SnapshotListed, SnapshotName, Source, SourceCapabilities, Target, Volume,
-    VolumeTag, check_blank,
+    ChangeId, Changes, Inventory, Machine, MachineRef, Snapshot, SnapshotListed, SnapshotName, Source, SourceCapabilities, Target,
+    TargetCapabilities, Volume, VolumeListed, VolumePlace, VolumeTag, check_blank,
 };
-use crate::task::CancellationToken;
+use crate::task::{CancellationToken, Passed};
 use crate::units::{ByteRange, MIB};
 
 /// The world behind a source: a machine that is off, with two disks or more of 1 to 16 MiB, and what happens to it.
@@ -81,7 +81,7 @@ pub async fn check_source(rig: &dyn SourceRig) -> Result<()> {
 
 impl SourceCheck<'_> {
     async fn snap(&self) -> Result<Snapshot> {
-        self.source.create_snapshot(&self.machine, &SnapshotName::of(&JobId::generate()), &self.cancel).await
+        self.source.create_snapshot(&self.machine, &SnapshotName::of(&JobId::generate()), &Passed::default(), &self.cancel).await
     }
 
     async fn drop_snapshot(&self, snapshot: &Snapshot) -> Result<()> {
@@ -113,7 +113,7 @@ impl SourceCheck<'_> {
         let nobody: MachineRef = "no-such-machine".parse()?;
         let name = SnapshotName::of(&JobId::generate());
         ensure(kind_of(self.source.describe(&nobody).await) == Some(ErrorKind::NotFound), "a machine that is not there is described")?;
-        let made = self.source.create_snapshot(&nobody, &name, &self.cancel).await;
+        let made = self.source.create_snapshot(&nobody, &name, &Passed::default(), &self.cancel).await;
         ensure(kind_of(made) == Some(ErrorKind::NotFound), "a snapshot of a machine that is not there")?;
         ensure(self.source.find_snapshot(&self.machine, &name).await?.is_none(), "a snapshot that was never made is found")?;
         ensure(!self.source.remove_snapshot(&self.machine, &name).await?, "a snapshot that was never made is removed")
@@ -121,7 +121,7 @@ impl SourceCheck<'_> {
 
     async fn names(&self) -> Result<()> {
         let made = self.snap().await?;
-        let again = self.source.create_snapshot(&self.machine, &made.name, &self.cancel).await;
+        let again = self.source.create_snapshot(&self.machine, &made.name, &Passed::default(), &self.cancel).await;
         ensure(kind_of(again) == Some(ErrorKind::AlreadyExists), "a second snapshot of the same name is made")?;
         ensure(
             self.source.find_snapshot(&self.machine, &made.name).await?.as_ref() == Some(&made),
@@ -210,7 +210,7 @@ impl SourceCheck<'_> {
         let cancel = CancellationToken::new();
         cancel.cancel();
         let name = SnapshotName::of(&JobId::generate());
-        match self.source.create_snapshot(&self.machine, &name, &cancel).await {
+        match self.source.create_snapshot(&self.machine, &name, &Passed::default(), &cancel).await {
             Ok(_) => {}
             Err(e) if e.kind() == ErrorKind::Cancelled => {}
             Err(e) => return Err(e),
@@ -367,9 +367,10 @@ impl Source for FaultySource {
         &'a self,
         machine: &'a MachineRef,
         name: &'a SnapshotName,
+        passed: &'a Passed,
         cancel: &'a CancellationToken,
     ) -> BoxFuture<'a, Result<Snapshot>> {
-        self.call("create_snapshot", self.inner.create_snapshot(machine, name, cancel))
+        self.call("create_snapshot", self.inner.create_snapshot(machine, name, passed, cancel))
     }
 
     fn find_snapshot<'a>(&'a self, machine: &'a MachineRef, name: &'a SnapshotName) -> BoxFuture<'a, Result<Option<Snapshot>>> {
@@ -392,5 +393,59 @@ impl Source for FaultySource {
         cancel: &'a CancellationToken,
     ) -> BoxFuture<'a, Result<Changes>> {
         self.call("changes", self.inner.changes(snapshot, disk, since, cancel))
+    }
+}
+
+/// A target whose calls may fail before they are made.
+pub struct FaultyTarget {
+    inner: Arc<dyn Target>,
+    fail: Box<dyn Fn(&'static str) -> Option<Error> + Send + Sync>,
+}
+
+impl FaultyTarget {
+    /// `fail` is told the name of each call, and gives the error it shall fail with.
+    #[must_use]
+    pub fn new(inner: Arc<dyn Target>, fail: impl Fn(&'static str) -> Option<Error> + Send + Sync + 'static) -> Self {
+        FaultyTarget { inner, fail: Box::new(fail) }
+    }
+
+    fn call<'a, T>(&'a self, name: &'static str, call: BoxFuture<'a, Result<T>>) -> BoxFuture<'a, Result<T>>
+    where
+        T: Send + 'a,
+    {
+        match (self.fail)(name) {
+            None => call,
+            Some(error) => Box::pin(async move { Err(error) }),
+        }
+    }
+}
+
+impl Target for FaultyTarget {
+    fn capabilities(&self) -> TargetCapabilities {
+        self.inner.capabilities()
+    }
+
+    fn create_volume<'a>(&'a self, tag: &'a VolumeTag, size: u64) -> BoxFuture<'a, Result<Volume>> {
+        self.call("create_volume", self.inner.create_volume(tag, size))
+    }
+
+    fn find_volume<'a>(&'a self, tag: &'a VolumeTag) -> BoxFuture<'a, Result<Option<Volume>>> {
+        self.call("find_volume", self.inner.find_volume(tag))
+    }
+
+    fn volumes(&self) -> BoxFuture<'_, Result<Vec<VolumeListed>>> {
+        self.call("volumes", self.inner.volumes())
+    }
+
+    fn resize_volume<'a>(&'a self, id: &'a VolumeId, size: u64) -> BoxFuture<'a, Result<Volume>> {
+        self.call("resize_volume", self.inner.resize_volume(id, size))
+    }
+
+    fn remove_volume<'a>(&'a self, id: &'a VolumeId) -> BoxFuture<'a, Result<bool>> {
+        self.call("remove_volume", self.inner.remove_volume(id))
+    }
+
+    fn open_volume<'a>(&'a self, expected: &'a Volume) -> BoxFuture<'a, Result<VolumePlace>> {
+        self.call("open_volume", self.inner.open_volume(expected))
     }
 }

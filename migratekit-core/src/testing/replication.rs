@@ -8,14 +8,15 @@ use std::sync::Arc;
 
 use super::Rng;
 use crate::block::{BlockRead, BoxFuture};
-use crate::error::Result;
+use crate::clock::Timestamp;
+use crate::error::{Error, Result};
 use crate::id::{ContextId, DiskKey};
 use crate::jobs::{SagaFactory, Sagas};
 use crate::model::Context;
 use crate::platform::local::LocalSite;
 use crate::platform::{Source, Target};
 use crate::replication::{Reach, Replications, SourceMachine, open_point};
-use crate::store::{NewContext, Store};
+use crate::store::Store;
 use crate::units::{ByteRange, MIB};
 
 /// The bytes of each disk, by key.
@@ -29,21 +30,32 @@ pub struct ReplicationWorld {
     /// The catalog.
     pub store: Store,
     source: Arc<dyn Source>,
+    target: Arc<dyn Target>,
+    way: Way,
 }
+
+/// Asked before a side (`source`, `target`) is reached: the error with which that shall fail.
+type Way = Arc<dyn Fn(&'static str) -> Option<Error> + Send + Sync>;
 
 /// Reaches every VM on the one site.
 struct OneSite {
     source: Arc<dyn Source>,
     target: Arc<dyn Target>,
+    way: Way,
 }
 
 impl Reach for OneSite {
     fn source<'a>(&'a self, context: &'a Context) -> BoxFuture<'a, Result<SourceMachine>> {
-        Box::pin(async move { Ok(SourceMachine { source: Arc::clone(&self.source), machine: context.source_vm_id.parse()? }) })
+        Box::pin(async move {
+            match (self.way)("source") {
+                Some(error) => Err(error),
+                None => Ok(SourceMachine { source: Arc::clone(&self.source), machine: context.source_vm_id.parse()? }),
+            }
+        })
     }
 
     fn target<'a>(&'a self, _context: &'a Context) -> BoxFuture<'a, Result<Arc<dyn Target>>> {
-        Box::pin(async move { Ok(Arc::clone(&self.target)) })
+        Box::pin(async move { (self.way)("target").map_or_else(|| Ok(Arc::clone(&self.target)), Err) })
     }
 }
 
@@ -52,7 +64,7 @@ impl ReplicationWorld {
     /// The site in `folder`, with this catalog.
     pub async fn new(folder: &Path, store: Store) -> Self {
         let site = LocalSite::open(folder).await.expect("open the site");
-        ReplicationWorld { source: Arc::new(site.clone()), site, store }
+        ReplicationWorld { source: Arc::new(site.clone()), target: Arc::new(site.clone()), way: Arc::new(|_| None), site, store }
     }
 
     /// The same world, its machines reached through `source`.
@@ -62,11 +74,31 @@ impl ReplicationWorld {
         self
     }
 
+    /// The same world, its volumes reached through `target`.
+    #[must_use]
+    pub fn onto(mut self, target: Arc<dyn Target>) -> Self {
+        self.target = target;
+        self
+    }
+
+    /// The same world, where `way` is asked before a side (`source`, `target`) is reached: it gives the error with which that shall fail.
+    #[must_use]
+    pub fn by_way_of(mut self, way: impl Fn(&'static str) -> Option<Error> + Send + Sync + 'static) -> Self {
+        self.way = Arc::new(way);
+        self
+    }
+
     /// The saga, as a program knows it.
     #[must_use]
     pub fn sagas(&self) -> Sagas {
-        let reach = OneSite { source: Arc::clone(&self.source), target: Arc::new(self.site.clone()) };
-        Sagas::new([Arc::new(Replications::new(Arc::new(reach))) as Arc<dyn SagaFactory>]).expect("the saga's definition")
+        Sagas::new([Arc::new(self.replications()) as Arc<dyn SagaFactory>]).expect("the saga's definition")
+    }
+
+    /// What makes the saga's code.
+    #[must_use]
+    pub fn replications(&self) -> Replications {
+        let (source, target, way) = (Arc::clone(&self.source), Arc::clone(&self.target), Arc::clone(&self.way));
+        Replications::new(Arc::new(OneSite { source, target, way }))
     }
 
     /// A machine that is off, with disks of these sizes from key 2000 on, and something in them; under management.
@@ -82,11 +114,10 @@ impl ReplicationWorld {
             }
         }
         self.describe(name, &keys(sizes.len()).collect::<Vec<_>>());
-        let (id, path) = (&ContextId::generate(), folder.display().to_string());
-        let new =
-            &NewContext { id, vm_name: name, source_vm_id: name, instance_uuid: None, vm_path: &path, source_host: "test", site: None };
-        self.store.write("add a VM", |tx| async move { tx.replications().add_context(new).await }).await.expect("add a VM");
-        id.clone()
+        let at = Timestamp::now();
+        let vm = &Context { vm_path: folder.display().to_string(), ..Context::discovered(name, "test", name, at) };
+        self.store.write("add a VM", |tx| async move { tx.contexts().add(vm).await }).await.expect("add a VM");
+        vm.id.clone()
     }
 
     /// Writes the machine's description, with these disks.

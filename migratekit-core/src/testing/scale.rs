@@ -8,7 +8,7 @@ use crate::store::Store;
 /// How much a catalog holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Scale {
-    /// VMs under management.
+    /// VMs under management, each with two disks and a point.
     pub contexts: u64,
     /// Jobs, spread over all VMs in turn; of the newest of each VM, one in [`BUSY`] runs.
     pub jobs: u64,
@@ -49,6 +49,28 @@ pub async fn fill(store: &Store, scale: Scale) -> Result<()> {
             "{id}, CONCAT('vm-', SUBSTR(CONCAT('00000000', n), -9)), CONCAT('vm-', n), CONCAT('/dc/vm/', n), 'vc.example', 'dc', \
              'ready_for_failover', {BEGIN}, {BEGIN}, {BEGIN}",
             id = name("ctx-scale", "n")
+        ),
+    )
+    .await?;
+    rows(
+        store,
+        2 * scale.contexts,
+        "vm_disks (vm_context_id, disk_id, vm_dk_path, datastore, label, capacity_bytes, created_at, updated_at)",
+        &format!(
+            "{context}, CASE WHEN n < {contexts} THEN 'disk-2000' ELSE 'disk-2001' END, '/dc/disk', 'ds', 'Hard disk', 1073741824, {BEGIN}, {BEGIN}",
+            context = name("ctx-scale", &format!("(n % {contexts})")),
+        ),
+    )
+    .await?;
+    rows(
+        store,
+        scale.contexts,
+        "replica_points (id, vm_context_id, job_id, seq, status, taken_at, disk_count, committed_at)",
+        &format!(
+            "{id}, {context}, {job}, 1, 'applied', {BEGIN}, 2, {BEGIN}",
+            id = name("pt-scale", "n"),
+            context = name("ctx-scale", "n"),
+            job = name("job-scale", "n"),
         ),
     )
     .await?;
@@ -132,7 +154,7 @@ async fn rows(store: &Store, count: u64, into: &str, values: &str) -> Result<()>
 
 /// Lets the database count its rows anew, as it does by itself in time.
 pub async fn settle(store: &Store) -> Result<()> {
-    for table in ["vm_replication_contexts", "job_tracking", "job_steps", "log_events", "job_execution_log"] {
+    for table in ["vm_replication_contexts", "vm_disks", "replica_points", "job_tracking", "job_steps", "log_events", "job_execution_log"] {
         let text = match store.backend() {
             crate::store::Backend::Sqlite => format!("ANALYZE {table}"),
             crate::store::Backend::MariaDb => format!("ANALYZE TABLE {table}"),

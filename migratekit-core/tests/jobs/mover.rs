@@ -24,6 +24,7 @@ use migratekit_core::id::ContextId;
 use migratekit_core::jobs::{
     Jobs, NewJob, Outcome, Progress, Runner, Saga, SagaDefinition, SagaFactory, Sagas, StepContext, StepEnd, StepSpec, StopSignals,
 };
+use migratekit_core::model::messages::Action;
 use migratekit_core::model::{Job, JobKind, Percent};
 use migratekit_core::nbd::{Client, ConnectOptions, EpochKey, Listener, Server, ServerConfig, Uri};
 use migratekit_core::testing::Rng;
@@ -200,9 +201,9 @@ fn content(rng: &mut Rng) -> Vec<u8> {
     bytes
 }
 
-const STEPS: &[StepSpec] = &[StepSpec::new("copy", "Copying the disk", 9), StepSpec::new("commit", "Confirming the copy", 1).pivot()];
+const STEPS: &[StepSpec] = &[StepSpec::new("copy", 9), StepSpec::new("commit", 1).pivot()];
 
-const DEFINITION: SagaDefinition = SagaDefinition { kind: JobKind::Verify, steps: STEPS, next_action: "look_at_the_world" };
+const DEFINITION: SagaDefinition = SagaDefinition { kind: JobKind::Verify, steps: STEPS, next_action: Action::ShowJob };
 
 /// The saga, as every process knows it.
 pub(crate) fn sagas(folder: &Path) -> Sagas {

@@ -4,10 +4,11 @@ use std::fs;
 use std::time::Duration;
 
 use migratekit_core::id::{DiskKey, JobId};
-use migratekit_core::jobs::Runner;
+use migratekit_core::jobs::{Jobs, Runner};
 use migratekit_core::model::{FinalReport, Job, JobStatus, OtherSide, Percent, UNREACHABLE_LIMIT};
-use migratekit_core::testing::jobs::MarkerInput;
-use migratekit_core::{CancellationToken, Store, on_both_catalogs};
+use migratekit_core::testing::catalog::{change, on_sqlite};
+use migratekit_core::testing::jobs::{MarkerInput, context};
+use migratekit_core::{CancellationToken, Store, StoreOptions, on_both_catalogs};
 
 use super::rig::{Rig, config};
 
@@ -16,6 +17,7 @@ on_both_catalogs! {
     what_cannot_be_reached_is_left_and_then_given_to_a_person,
     what_runs_or_is_proven_goes_on,
     what_a_crash_left_is_counted_at_the_next_start,
+    what_this_program_cannot_read_is_given_to_a_person_all_the_same,
 }
 
 /// A job in the middle of its work, whose runner crashed.
@@ -70,9 +72,98 @@ async fn what_cannot_be_reached_is_left_and_then_given_to_a_person(store: Store)
     rig.world.other_side_says(OtherSide::Unreachable { since: UNREACHABLE_LIMIT });
     let job = rig.rest(&id).await;
     assert_eq!((job.status, job.error_kind.as_deref()), (JobStatus::NeedsAttention, Some("unreachable")), "{job:?}");
-    assert_eq!(job.next_action.as_deref(), Some("look_at_the_world"));
+    assert_eq!(job.next_action.as_deref(), Some("show_job"));
     assert_eq!(rig.complaints(&job).await, Vec::<String>::new(), "its VM is free, and whoever still writes is fenced");
     rig.runner.stop().await.unwrap();
+}
+
+/// The other side is out of reach for too long, and the job's input is another version's.
+async fn what_this_program_cannot_read_is_given_to_a_person_all_the_same(store: Store) {
+    let (rig, id) = orphan(store).await;
+    rig.world.other_side_says(OtherSide::Unreachable { since: UNREACHABLE_LIMIT });
+    change(&rig.store, &format!("UPDATE job_tracking SET metadata = '[1]' WHERE id = '{id}'")).await.unwrap();
+    let rig = next_runner(rig).await;
+    let job = rig.rest(&id).await;
+    assert_eq!((job.status, job.error_kind.as_deref()), (JobStatus::NeedsAttention, Some("unreachable")), "{job:?}");
+    assert_eq!(rig.complaints(&job).await, Vec::<String>::new(), "its VM is free");
+    rig.runner.stop().await.unwrap();
+}
+
+/// Of the oldest job's owner nothing can be known: its lock file cannot be opened.
+#[test]
+fn a_job_that_cannot_be_judged_stands_in_nobody_s_way() {
+    on_sqlite(|store| async move {
+        let (rig, id) = orphan(store).await;
+        let Rig { store, world, context: vm, runner, folder } = rig;
+        let lock = format!("{}.runner-{}", store.url().file().unwrap().canonicalize().unwrap().display(), runner.id());
+        runner.crash().await;
+        fs::remove_file(&lock).unwrap();
+        std::os::unix::fs::symlink(&lock, &lock).unwrap();
+        let behind = world.start(&Jobs::new(store.clone(), world.sagas()), &context(&store).await, &MarkerInput::default()).await.unwrap();
+
+        let runner = Runner::start(store.clone(), world.sagas(), config()).await.unwrap();
+        assert_eq!((runner.recovered().held, runner.recovered().waiting), (1, 1), "{:?}", runner.recovered());
+        let rig = Rig { store, world, context: vm, runner, folder };
+        assert_eq!(rig.rest(&behind).await.status, JobStatus::Completed);
+        assert_eq!(rig.runner.jobs().get(&id).await.unwrap().status, JobStatus::Running, "nothing is known of it, and nothing is done");
+        fs::remove_file(&lock).unwrap();
+        fs::write(rig.gate(), "").unwrap();
+        assert_eq!(rig.rest(&id).await.status, JobStatus::Completed);
+        rig.runner.stop().await.unwrap();
+    });
+}
+
+/// A living owner is not robbed because its lock file was tidied away, nor because the catalog is called by another name.
+#[test]
+fn a_lock_that_is_not_found_is_no_proof_of_death() {
+    on_sqlite(|store| async move {
+        let (rig, id) = orphan(store).await;
+        let file = rig.store.url().file().unwrap().to_path_buf();
+        let link = file.with_file_name("link.db");
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        let by_link = Store::open(&format!("sqlite://{}", link.display()), StoreOptions::new()).await.unwrap();
+        let other = Runner::start(by_link.clone(), rig.world.sagas(), config()).await.unwrap();
+        assert_eq!((other.recovered().held, other.recovered().taken_over), (1, 0), "by a link");
+        other.stop().await.unwrap();
+        by_link.close().await;
+
+        let lock = format!("{}.runner-{}", file.canonicalize().unwrap().display(), rig.runner.id());
+        fs::remove_file(&lock).unwrap();
+        let other = Runner::start(rig.store.clone(), rig.world.sagas(), config()).await.unwrap();
+        assert_eq!((other.recovered().held, other.recovered().taken_over), (1, 0), "without its file");
+        // Its owner really dies: the lease runs out, and nothing moves any more.
+        let Rig { store, world, context, runner, folder } = rig;
+        runner.crash().await;
+        let rig = Rig { store, world, context, runner: other, folder };
+        fs::write(rig.gate(), "").unwrap();
+        let job = rig.rest(&id).await;
+        assert_eq!(job.status, JobStatus::Completed);
+        assert_eq!(rig.complaints(&job).await, Vec::<String>::new());
+        rig.runner.stop().await.unwrap();
+    });
+}
+
+/// A command line lives too short to see that a counter stands still.
+#[test]
+fn an_owner_without_lock_and_process_is_known_dead_at_once() {
+    on_sqlite(|store| async move {
+        let (rig, id) = orphan(store).await;
+        let Rig { store, world, context, runner, folder } = rig;
+        let (lock, owner) =
+            (format!("{}.runner-{}", store.url().file().unwrap().canonicalize().unwrap().display(), runner.id()), runner.id().clone());
+        runner.crash().await;
+        fs::remove_file(&lock).unwrap();
+        let mut gone = std::process::Command::new("true").spawn().unwrap();
+        gone.wait().unwrap();
+        change(&store, &format!("UPDATE runners SET pid = {} WHERE id = '{owner}'", gone.id())).await.unwrap();
+        change(&store, &format!("UPDATE job_tracking SET lease_until = 1 WHERE id = '{id}'")).await.unwrap();
+        let runner = Runner::start(store.clone(), world.sagas(), config()).await.unwrap();
+        assert_eq!((runner.recovered().held, runner.recovered().taken_over), (0, 1));
+        let rig = Rig { store, world, context, runner, folder };
+        fs::write(rig.gate(), "").unwrap();
+        assert_eq!(rig.rest(&id).await.status, JobStatus::Completed);
+        rig.runner.stop().await.unwrap();
+    });
 }
 
 async fn what_runs_or_is_proven_goes_on(store: Store) {

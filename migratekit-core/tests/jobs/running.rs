@@ -1,13 +1,15 @@
 //! How a job goes when nothing crashes: forward, back, cancelled, paused, stalled.
 
 use std::fs;
-
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use migratekit_core::jobs::{NewJob, Orphans, Runner};
+use migratekit_core::block::BoxFuture;
+use migratekit_core::jobs::{Failpoints, Hook, Jobs, NewJob, Orphans, Runner, Wanted};
 use migratekit_core::model::{EventKind, JobKind, JobStatus, JobTrigger, StepStatus as S};
 use migratekit_core::testing::jobs::{MarkerInput, context};
-use migratekit_core::{CancellationToken, ErrorKind, Store, on_both_catalogs};
+use migratekit_core::{CancellationToken, Error, ErrorKind, Result, Store, on_both_catalogs};
 
 use super::rig::{Rig, config};
 
@@ -21,9 +23,12 @@ on_both_catalogs! {
     a_step_without_progress_is_ended,
     a_panic_is_the_step_s_failure,
     a_deaf_step_keeps_nobody_waiting,
+    a_deaf_step_is_waited_for_though_nothing_can_be_written,
     of_two_starts_one_wins,
     a_stop_lays_jobs_down,
     a_child_is_part_of_its_parent,
+    a_runner_that_is_there_for_one_job_takes_its_parts,
+    a_vm_keeps_the_summary_of_its_last_job,
 }
 
 fn failing(step: &str, fails: u32) -> MarkerInput {
@@ -67,7 +72,7 @@ async fn a_failure_behind_the_pivot_is_repeated_forward(store: Store) {
         assert_eq!(rig.complaints(&job).await, Vec::<String>::new());
     }
     let job = rig.run(&failing("publish", 3)).await;
-    assert_eq!((job.status, job.next_action.as_deref()), (JobStatus::NeedsAttention, Some("look_at_the_world")), "{job:?}");
+    assert_eq!((job.status, job.next_action.as_deref()), (JobStatus::NeedsAttention, Some("show_job")), "{job:?}");
     assert_eq!(rig.complaints(&job).await, Vec::<String>::new(), "its VM is free all the same");
     // A person sends it on: it counts anew, and fails three times again; there is no way back.
     let jobs = rig.runner.jobs();
@@ -85,7 +90,7 @@ async fn a_failed_undo_is_a_state(store: Store) {
     let rig = Rig::new(store).await;
     let job = rig.run(&MarkerInput { undo_fails: Some("lock".to_owned()), ..failing("fill", 9) }).await;
     assert_eq!(job.status, JobStatus::NeedsAttention, "{job:?}");
-    assert_eq!(job.next_action.as_deref(), Some("look_at_the_world"));
+    assert_eq!(job.next_action.as_deref(), Some("show_job"));
     assert_eq!(rig.steps(&job.id).await[..3], [S::Completed, S::UndoFailed, S::Undone]);
     assert_eq!(rig.world.things().len(), 2, "nothing before the failed undo was touched");
     assert_eq!(rig.complaints(&job).await, Vec::<String>::new(), "its VM is free all the same");
@@ -165,6 +170,63 @@ async fn a_deaf_step_keeps_nobody_waiting(store: Store) {
     assert_eq!(rig.world.times_made(&format!("published-{id}")), 0);
 }
 
+/// Refuses the end of a job twice, with its domain's rows and without; and tells when it did.
+#[derive(Debug)]
+struct NoEnd {
+    times: AtomicU32,
+    refused: CancellationToken,
+}
+
+impl Hook for NoEnd {
+    fn reached<'a>(&'a self, place: &'a str) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            if place != "job/settle/before" {
+                return Ok(());
+            }
+            match self.times.fetch_add(1, Ordering::SeqCst) {
+                0 => {}
+                1 => self.refused.cancel(),
+                _ => return Ok(()),
+            }
+            Err(Error::new(ErrorKind::Io, "write the end of a job", "the test wants it so"))
+        })
+    }
+}
+
+async fn a_deaf_step_is_waited_for_though_nothing_can_be_written(store: Store) {
+    let folder = tempfile::tempdir().unwrap();
+    let (gate, refused) = (folder.path().join("gate"), CancellationToken::new());
+    let mut config = config();
+    config.pace.grace = Duration::from_millis(50);
+    config.failpoints = Failpoints::new(Arc::new(NoEnd { times: AtomicU32::new(0), refused: refused.clone() }));
+    let rig = Rig::with(store, config).await;
+    let id = rig.start(&MarkerInput { gate: Some(gate.clone()), deaf: true, ..MarkerInput::default() }).await;
+    refused.cancelled().await;
+    fs::write(gate, "").unwrap();
+    let job = rig.rest(&id).await;
+    assert_eq!(job.status, JobStatus::Completed, "the runner takes it up again: {job:?}");
+    assert_eq!(rig.world.times_made(&format!("filled-{id}")), 2, "the step that was deaf came to its own end, and then the one after it");
+    assert_eq!(rig.complaints(&job).await, Vec::<String>::new());
+    rig.runner.stop().await.unwrap();
+}
+
+/// What a command line does: its runner takes nothing but what it was called for.
+async fn a_runner_that_is_there_for_one_job_takes_its_parts(store: Store) {
+    let (mut config, wanted) = (config(), Wanted::default());
+    config.wanted = Some(wanted.clone());
+    config.orphans = Orphans::LayDown;
+    let rig = Rig::with(store, config).await;
+    let with = |child: MarkerInput| MarkerInput { child: Some(Box::new(child)), ..MarkerInput::default() };
+    let other = context(&rig.store).await;
+    let other = rig.world.start(rig.runner.jobs(), &other, &MarkerInput::default()).await.unwrap();
+    let id = rig.start(&with(with(MarkerInput::default()))).await;
+    wanted.add(&id, rig.runner.jobs());
+    let job = rig.rest(&id).await;
+    assert_eq!((job.status, rig.world.things().len()), (JobStatus::Completed, 3), "{job:?}");
+    assert_eq!(rig.runner.jobs().get(&other).await.unwrap().status, JobStatus::Pending, "what somebody else asked for is not taken");
+    rig.runner.stop().await.unwrap();
+}
+
 async fn of_two_starts_one_wins(store: Store) {
     let rig = Rig::new(store).await;
     let jobs = rig.runner.jobs();
@@ -228,4 +290,33 @@ async fn a_child_is_part_of_its_parent(store: Store) {
     assert_eq!(jobs.get(&child).await.unwrap().status, JobStatus::Cancelled);
     assert_eq!(rig.world.things().len(), 3, "nothing of either is left");
     rig.runner.stop().await.unwrap();
+}
+
+async fn a_vm_keeps_the_summary_of_its_last_job(store: Store) {
+    let rig = Rig::new(store.clone()).await;
+    let vm = &rig.context;
+    let kept = async |store: &Store| store.read("read it", |tx| async move { tx.feed().summary(vm).await }).await.unwrap();
+    assert_eq!(kept(&store).await, None, "nothing was done yet");
+    let failed = rig.run(&failing("fill", 99)).await;
+    let summary = kept(&store).await.unwrap();
+    assert_eq!((&summary.job_id, summary.status), (&failed.id, JobStatus::Failed));
+    assert_eq!((summary.steps_completed, summary.steps_total, summary.progress), (0, 6, failed.percent));
+    let said = summary.error_message.unwrap();
+    assert!(said.ends_with("stopped: a disk reported an error."), "{said}");
+    // A child's end is none of its VM's; its parent's is.
+    let parent = rig.run(&MarkerInput { child: Some(Box::default()), ..MarkerInput::default() }).await;
+    let summary = kept(&store).await.unwrap();
+    assert_eq!((&summary.job_id, summary.status, summary.error_message), (&parent.id, JobStatus::Completed, None));
+    assert_eq!((summary.steps_completed, summary.progress.get()), (6, 100));
+    // What needs a person says what to do first; when somebody has sent it on, that it runs.
+    let stuck = rig.run(&failing("publish", 99)).await;
+    let summary = kept(&store).await.unwrap();
+    assert_eq!(
+        (summary.status, summary.actionable_steps.first().map(|action| action.code())),
+        (JobStatus::NeedsAttention, Some("show_job"))
+    );
+    rig.runner.stop().await.unwrap();
+    Jobs::new(store.clone(), rig.world.sagas()).retry(&stuck.id, JobTrigger::RetryForward, None).await.unwrap();
+    let summary = kept(&store).await.unwrap();
+    assert_eq!((&summary.job_id, summary.status, summary.error_message), (&stuck.id, JobStatus::Running, None));
 }

@@ -1,13 +1,15 @@
 //! Snapshots of a site: what is left of an interrupted one, who may write meanwhile, which change ids are believed.
 
 use std::os::unix::fs::FileExt;
+use std::sync::{Arc, Mutex};
 
 use migratekit_core::block::{FileDisk, OpenOptions};
 use migratekit_core::id::{DiskKey, JobId};
 use migratekit_core::platform::local::KEPT_MAPS;
 use migratekit_core::platform::{Changes, Consistency, Snapshot, SnapshotName, Source};
-use migratekit_core::task::CancellationToken;
+use migratekit_core::task::{CancellationToken, Passed};
 use migratekit_core::testing::platform::SourceRig;
+use migratekit_core::units::MIB;
 use migratekit_core::{ErrorKind, Result};
 
 use crate::site::{Site, toml};
@@ -15,7 +17,7 @@ use crate::site::{Site, toml};
 const DISK: u32 = 2000;
 
 async fn snap(site: &Site, job: &JobId) -> Result<Snapshot> {
-    site.site.create_snapshot(&site.machine(), &SnapshotName::of(job), &CancellationToken::new()).await
+    site.site.create_snapshot(&site.machine(), &SnapshotName::of(job), &Passed::default(), &CancellationToken::new()).await
 }
 
 /// Takes a snapshot and removes it again.
@@ -54,6 +56,19 @@ async fn what_an_interrupted_snapshot_left_is_no_snapshot_and_is_replaced() {
     assert_ne!(again.disk(DiskKey::new(DISK)).unwrap().change_id, made.disk(DiskKey::new(DISK)).unwrap().change_id);
     assert!(site.site.remove_snapshot(&site.machine(), &made.name).await.unwrap());
     assert_eq!(std::fs::read_dir(site.path("snapshots")).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_snapshot_tells_how_it_goes_on() {
+    let site = Site::new().await;
+    let heard: Arc<Mutex<Vec<u64>>> = Arc::default();
+    let ear = Arc::clone(&heard);
+    let passed = Passed::to(move |bytes| ear.lock().unwrap().push(bytes));
+    let name = SnapshotName::of(&JobId::generate());
+    let made = site.site.create_snapshot(&site.machine(), &name, &passed, &CancellationToken::new()).await.unwrap();
+    let heard = heard.lock().unwrap().clone();
+    assert_eq!(heard.iter().sum::<u64>(), made.disks.iter().map(|disk| disk.size_bytes).sum::<u64>());
+    assert!(heard.iter().all(|bytes| *bytes <= MIB), "{heard:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use migratekit_core::block::{BlockInfo, BlockRead, BlockWrite, BoxFuture, FileDisk, OpenOptions, Persist, ZeroMode};
@@ -14,6 +14,7 @@ use migratekit_core::copy::{
 use migratekit_core::nbd::stream::split_any;
 use migratekit_core::nbd::wire::ledger_state;
 use migratekit_core::nbd::{Client, ConnectOptions, EpochKey, Server, ServerConfig, Uri};
+use migratekit_core::task::Passed;
 use migratekit_core::units::{ByteRange, MIB};
 use migratekit_core::{CancellationToken, ErrorKind, Result};
 
@@ -351,6 +352,22 @@ impl ReplicaSite for Cramped {
     fn free_bytes(&self) -> BoxFuture<'_, Result<u64>> {
         Box::pin(async { Ok(64 * MIB) })
     }
+}
+
+/// Who waits for a settling that takes long can tell it from one that hangs.
+#[tokio::test]
+async fn a_settling_tells_each_piece_that_passes() {
+    let volume = Volume::new().await;
+    let (replica, _) = volume.with_a().await;
+    pass(&replica, "b", 0, 2).await.unwrap();
+    let heard: Arc<Mutex<Vec<u64>>> = Arc::default();
+    let ear = Arc::clone(&heard);
+    let passed = Passed::to(move |bytes| ear.lock().unwrap().push(bytes));
+    let settled = replica.settle_telling(&commit("b"), &passed, &CancellationToken::new()).await.unwrap();
+    let heard = heard.lock().unwrap().clone();
+    assert_eq!(settled, Settled::Applied);
+    assert!(heard.iter().sum::<u64>() >= 2 * (MIB + 1) && heard.len() >= 4, "two areas, read and written: {heard:?}");
+    assert!(heard.iter().all(|bytes| *bytes <= 4 * MIB), "{heard:?}");
 }
 
 #[tokio::test]

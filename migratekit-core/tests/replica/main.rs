@@ -6,6 +6,8 @@
 mod alone;
 mod crash;
 mod files;
+mod foreign;
+mod growth;
 mod site;
 
 /// The rounds of the crash test: `MIGRATEKIT_SPOOL_ROUNDS`, or 300; ten times that in the long mode.

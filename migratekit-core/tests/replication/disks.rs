@@ -2,10 +2,12 @@
 
 use migratekit_core::id::DiskKey;
 use migratekit_core::model::ReplicationMode;
+use migratekit_core::testing::jobs::Blow;
 use migratekit_core::testing::replication::keys;
 use migratekit_core::units::MIB;
 
 use crate::rig::{Rig, SIZES};
+use crate::struck;
 
 #[tokio::test]
 async fn a_new_disk_is_copied_in_full_in_the_same_pass() {
@@ -58,4 +60,20 @@ async fn a_disk_that_is_gone_keeps_its_volume_and_one_that_comes_back_is_compare
     rig.world.change("web", 3);
     rig.replicate("web", &vm, ReplicationMode::Auto).await;
     assert_eq!(rig.world.volume_files(&vm).len(), 3);
+}
+
+/// What a reader sees is the point as it was, or that of all disks as they are now; never some grown and some not.
+#[tokio::test]
+async fn a_crash_while_disks_grow_leaves_a_whole_point_that_can_be_read() {
+    let seen = struck::everywhere(Blow::Stand, &["initializing", "analyzing", "provisioning", "configuring", "snapshotting"], true).await;
+    println!("{seen:?}");
+    assert_eq!(seen.struck, seen.places, "not every place was reached");
+    assert!(seen.old > 10 && seen.grown > 5 && seen.completed == seen.places, "{seen:?}");
+}
+
+#[tokio::test]
+async fn a_failure_while_disks_grow_leaves_a_whole_point_that_can_be_read() {
+    let seen = struck::everywhere(Blow::Fail, &["provisioning"], true).await;
+    println!("{seen:?}");
+    assert!(seen.struck == seen.places && seen.failed == seen.places && seen.places > 4, "{seen:?}");
 }

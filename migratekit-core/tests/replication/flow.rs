@@ -1,10 +1,13 @@
 //! The normal course: full, incremental, compared; change ids, history, counters.
 
-use migratekit_core::block::ExtentKind;
-use migratekit_core::model::{CbtEntry, ReplicationMode, SyncType};
-use migratekit_core::units::KIB;
+use std::time::Duration;
 
-use crate::rig::{Rig, SIZES};
+use migratekit_core::block::ExtentKind;
+use migratekit_core::jobs::Runner;
+use migratekit_core::model::{CbtEntry, EventKind, ReplicationMode, SyncType};
+use migratekit_core::units::{KIB, MIB};
+
+use crate::rig::{Rig, SIZES, config};
 
 impl Rig {
     async fn history(&self, context: &migratekit_core::id::ContextId) -> Vec<CbtEntry> {
@@ -48,7 +51,9 @@ async fn a_full_pass_over_a_point_is_a_comparison() {
     let vm = rig.world.add("web", &SIZES, 1).await;
     rig.replicate("web", &vm, ReplicationMode::Full).await;
     rig.world.change("web", 2);
-    rig.replicate("web", &vm, ReplicationMode::Full).await;
+    let job = &rig.replicate("web", &vm, ReplicationMode::Full).await.id;
+    let row = rig.world.store.read("look", |tx| async move { tx.job_lists().replication(job).await }).await.unwrap();
+    assert!(row.bytes_transferred > 0 && row.bytes_transferred <= 3 * 8 * 64 * KIB, "what was only compared was not moved: {row:?}");
     let history = rig.history(&vm).await;
     assert!(history[..3].iter().all(|e| e.sync_type == SyncType::Compare && e.bytes_transferred <= 8 * 64 * KIB), "{history:?}");
 }
@@ -79,4 +84,30 @@ async fn holes_stay_holes() {
     let whole = migratekit_core::ByteRange::whole(disk.info().size).unwrap();
     let data: u64 = disk.extents(whole).await.unwrap().iter().filter(|e| e.kind == ExtentKind::Data).map(|e| e.range.length()).sum();
     assert!(data <= 12 * 64 * KIB, "{data} bytes of 64 MiB are allocated");
+}
+
+/// Where a step reads or writes all of a disk, it says so while it does: silence is what a step that hangs is known by.
+#[tokio::test]
+async fn steps_that_take_long_tell_how_far_they_are() {
+    const SIZE: u64 = 64 * MIB;
+    let Rig { folder, world, runner } = Rig::new().await;
+    runner.stop().await.unwrap();
+    let mut config = config();
+    config.pace.progress = Duration::from_millis(1);
+    let runner = Runner::start(world.store.clone(), world.sagas(), config).await.unwrap();
+    let rig = Rig { folder, world, runner };
+    let vm = rig.world.add("web", &[SIZE], 1).await;
+    rig.replicate("web", &vm, ReplicationMode::Auto).await;
+    let image = rig.world.image("web", "disk-2000".parse().unwrap());
+    std::fs::write(image, vec![7; SIZE as usize]).unwrap();
+    let job = rig.replicate("web", &vm, ReplicationMode::Auto).await;
+    let id = &job.id;
+    let events = rig.world.store.read("look", |tx| async move { tx.events().of_job_after(id, None).await }).await.unwrap();
+    for step in ["snapshotting", "applying"] {
+        let of_step: Vec<_> = events.iter().filter(|event| event.data["step"] == step).collect();
+        let ends: Vec<_> = of_step.iter().filter(|e| e.kind == EventKind::StepStatus).map(|e| e.data["percent"].as_u64()).collect();
+        let between = |percent| Some(percent) > ends[0] && Some(percent) < ends[1];
+        let told = of_step.iter().filter(|e| e.kind == EventKind::JobProgress && between(e.data["percent"].as_u64().unwrap())).count();
+        assert!(told > 0, "{step}: {of_step:?}");
+    }
 }

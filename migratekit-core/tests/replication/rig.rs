@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use migratekit_core::id::{ContextId, DiskKey, JobId};
-use migratekit_core::jobs::{LeaseTimes, Pace, Runner, RunnerConfig};
+use migratekit_core::jobs::{LeaseTimes, Pace, Runner, RunnerConfig, Sagas};
 use migratekit_core::model::{Context, ContextStatus, Job, JobStatus, ReplicationMode};
 use migratekit_core::platform::Source;
 use migratekit_core::replication::start;
@@ -20,7 +20,7 @@ pub(crate) const SIZES: [u64; 3] = [3 * MIB, MIB + 777, 2 * MIB];
 
 /// A world with a runner in this process.
 pub(crate) struct Rig {
-    _folder: tempfile::TempDir,
+    pub(crate) folder: tempfile::TempDir,
     pub(crate) world: ReplicationWorld,
     pub(crate) runner: Runner,
 }
@@ -41,14 +41,41 @@ impl Rig {
 
     /// With the source seen through what `wrap` makes of it.
     pub(crate) async fn with(wrap: impl FnOnce(Arc<dyn Source>) -> Arc<dyn Source>) -> Self {
+        let through = |world: ReplicationWorld| {
+            let source = wrap(Arc::new(world.site.clone()));
+            world.through(source)
+        };
+        Rig::of(through, config()).await
+    }
+
+    /// In the world that `change` makes of a plain one, with a runner of this configuration.
+    pub(crate) async fn of(change: impl FnOnce(ReplicationWorld) -> ReplicationWorld, config: RunnerConfig) -> Self {
+        Rig::with_sagas(change, config, ReplicationWorld::sagas).await
+    }
+
+    /// As [`Rig::of`], with other sagas than the world's.
+    pub(crate) async fn with_sagas(
+        change: impl FnOnce(ReplicationWorld) -> ReplicationWorld,
+        config: RunnerConfig,
+        sagas: impl FnOnce(&ReplicationWorld) -> Sagas,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("site")).unwrap();
         let store = Store::open(&format!("sqlite://{}/catalog.db", folder.path().display()), StoreOptions::new()).await.unwrap();
-        let world = ReplicationWorld::new(&folder.path().join("site"), store.clone()).await;
-        let source = wrap(Arc::new(world.site.clone()));
-        let world = world.through(source);
-        let runner = Runner::start(store, world.sagas(), config()).await.unwrap();
-        Rig { _folder: folder, world, runner }
+        let world = change(ReplicationWorld::new(&folder.path().join("site"), store.clone()).await);
+        let runner = Runner::start(store, sagas(&world), config).await.unwrap();
+        Rig { folder, world, runner }
+    }
+
+    /// The process ends, in good order or by a crash, and another one begins.
+    pub(crate) async fn in_another_process(self, crash: bool) -> Self {
+        if crash {
+            self.runner.crash().await;
+        } else {
+            self.runner.stop().await.unwrap();
+        }
+        let runner = Runner::start(self.world.store.clone(), self.world.sagas(), config()).await.unwrap();
+        Rig { runner, ..self }
     }
 
     pub(crate) async fn ask(&self, context: &ContextId, mode: ReplicationMode) -> Result<JobId> {
@@ -83,7 +110,7 @@ impl Rig {
     }
 
     pub(crate) async fn context(&self, id: &ContextId) -> Context {
-        self.world.store.read("look", |tx| async move { tx.replications().context(id).await }).await.unwrap()
+        self.world.store.read("look", |tx| async move { tx.contexts().get(id).await }).await.unwrap()
     }
 
     pub(crate) fn demand_tidy(&self, name: &str, context: &ContextId) {

@@ -2,30 +2,37 @@
 
 use migratekit_core::clock::Timestamp;
 use migratekit_core::id::{ContextId, JobId};
-use migratekit_core::model::{JobKind, JobStatus};
+use migratekit_core::model::{Context, JobKind, JobStatus};
 use migratekit_core::store::{NewJob, Ways};
 use migratekit_core::testing::catalog::{ask, change};
 use migratekit_core::{ErrorKind, Result, Store, on_both_catalogs};
 
-use crate::rows::{add_job, add_vm, vm};
+use crate::rows::{add_job, add_vm, call, vm};
 
 on_both_catalogs! {
     a_vm_is_kept_as_it_was_given,
     names_may_repeat_but_a_machine_of_a_source_is_one,
     pages_show_each_vm_once_with_its_last_job,
+    a_row_of_the_list_tells_what_holds_a_vm_and_what_it_has,
     one_active_job_for_a_vm,
     a_vm_goes_and_its_jobs_stay,
     a_vm_stays_while_something_outside_is_known_by_it_alone,
     a_job_begins_or_the_vm_goes,
-    ways_scheduling_and_summary_change,
+    ways_and_scheduling_change,
     what_does_not_exist_is_not_found,
     a_wrong_code_and_a_long_text_are_refused,
     deleting_a_job_keeps_disks_and_change_ids,
     the_audit_of_an_enrollment_outlives_it,
 }
 
-async fn get(store: &Store, id: &ContextId) -> Option<migratekit_core::model::Context> {
-    store.read("test", |tx| async move { tx.contexts().get(id).await }).await.unwrap()
+async fn get(store: &Store, id: &ContextId) -> Option<Context> {
+    match store.read("test", |tx| async move { tx.contexts().get(id).await }).await {
+        Ok(vm) => Some(vm),
+        Err(error) => {
+            assert_eq!((error.kind(), error.context_value("context")), (ErrorKind::NotFound, Some(id.as_str())));
+            None
+        }
+    }
 }
 
 async fn a_vm_is_kept_as_it_was_given(store: Store) {
@@ -34,14 +41,9 @@ async fn a_vm_is_kept_as_it_was_given(store: Store) {
     add_vm(&store, &given).await.unwrap();
     assert_eq!(get(&store, &given.id).await.as_ref(), Some(&given));
     let given = &given;
-    let (found, missed, count) = store
-        .read("test", |tx| async move {
-            let contexts = tx.contexts();
-            Ok((contexts.by_source("vcenter.example", "vm-1").await?, contexts.by_source("other", "vm-1").await?, contexts.count().await?))
-        })
-        .await
-        .unwrap();
-    assert_eq!((found.as_ref(), missed, count), (Some(given), None, 1));
+    let found = call!(store, |tx| tx.contexts().by_source("vcenter.example", "vm-1")).unwrap();
+    let missed = call!(store, |tx| tx.contexts().by_source("other", "vm-1")).unwrap();
+    assert_eq!((found.as_ref(), missed), (Some(given), None));
 }
 
 async fn names_may_repeat_but_a_machine_of_a_source_is_one(store: Store) {
@@ -71,22 +73,47 @@ async fn pages_show_each_vm_once_with_its_last_job(store: Store) {
             }
         }
     }
-    let (mut seen, mut after) = (Vec::new(), None::<(String, ContextId)>);
+    let (mut seen, mut after) = (Vec::new(), None);
     loop {
-        let cursor = after.as_ref().map(|(name, id)| (name.as_str(), id));
-        let page = store.read("test", |tx| async move { tx.contexts().page(cursor, 7).await }).await.unwrap();
-        assert!(page.len() <= 7);
-        seen.extend(page.iter().map(|row| (row.context.id.clone(), row.last_job.as_ref().map(|job| job.id.clone()))));
-        match page.last() {
-            Some(last) => after = Some((last.context.vm_name.clone(), last.context.id.clone())),
+        let cursor = &after;
+        let page = call!(store, |tx| tx.feed().contexts(cursor.as_ref(), 7)).unwrap();
+        assert!(page.items.len() <= 7);
+        seen.extend(page.items.into_iter().map(|row| (row.context, row.last_job.map(|job| job.job_id))));
+        match page.next {
+            // As a program gives it back: by its text.
+            Some(next) => after = Some(next.to_string().parse().unwrap()),
             None => break,
         }
     }
-    let order = |rows: &[(ContextId, _)]| rows.iter().map(|(id, _)| id.clone()).collect::<Vec<_>>();
-    assert_eq!(order(&seen).len(), 25);
+    assert_eq!(seen.len(), 25);
     seen.sort();
     ids.sort();
     assert_eq!(seen, ids);
+}
+
+async fn a_row_of_the_list_tells_what_holds_a_vm_and_what_it_has(store: Store) {
+    let (busy, plain) = (&vm("a 'ß'~", "vm-1"), &vm("b", "vm-2"));
+    for vm in [busy, plain] {
+        add_vm(&store, vm).await.unwrap();
+    }
+    // An old job that was sent on again holds it; the newest is another.
+    let holds = add_job(&store, Some(&busy.id), None, JobStatus::Running, 1).await.unwrap();
+    let newest = add_job(&store, Some(&busy.id), None, JobStatus::Failed, 2).await.unwrap();
+    for (key, size, removed) in [(2000, 5_i64 << 40, "NULL"), (2001, 7, "NULL"), (2002, 100, "1")] {
+        change(&store, &format!("INSERT INTO vm_disks (vm_context_id, disk_id, vm_dk_path, datastore, label, capacity_bytes, removed_at, created_at, updated_at) VALUES ('{}', 'disk-{key}', 'p', '', 'l', {size}, {removed}, 1, 1)", busy.id)).await.unwrap();
+    }
+    for (seq, taken) in [(1, 10), (2, 20)] {
+        change(&store, &format!("INSERT INTO replica_points (id, vm_context_id, job_id, seq, taken_at, disk_count, committed_at) VALUES ('pt-{seq}', '{}', 'job-1', {seq}, {taken}, 2, 1)", busy.id)).await.unwrap();
+    }
+    let page = call!(store, |tx| tx.feed().contexts(None, 1)).unwrap();
+    let row = &page.items[0];
+    assert_eq!((row.disk_count, row.capacity_bytes, row.last_point_at.map(Timestamp::as_micros)), (2, (5 << 40) + 7, Some(20)));
+    let active = row.active_job.as_ref().unwrap();
+    assert_eq!((&active.id, active.status, &row.last_job.as_ref().unwrap().job_id), (&holds, JobStatus::Running, &newest));
+    let next = &page.next.unwrap();
+    assert!(next.to_string().chars().all(|c| c.is_ascii_alphanumeric() || "-_~".contains(c)), "it needs no quoting: {next}");
+    let page = call!(store, |tx| tx.feed().contexts(Some(next), 1)).unwrap();
+    assert_eq!((&page.items[0].context, &page.items[0].active_job, page.items[0].disk_count, page.next), (&plain.id, &None, 0, None));
 }
 
 async fn one_active_job_for_a_vm(store: Store) {
@@ -196,22 +223,13 @@ async fn a_job_begins_or_the_vm_goes(store: Store) {
     assert!(ask(&store, orphans).await.unwrap().is_empty());
 }
 
-async fn ways_scheduling_and_summary_change(store: Store) {
+async fn ways_and_scheduling_change(store: Store) {
     let vm = &vm("web", "vm-1");
     add_vm(&store, vm).await.unwrap();
     let next = Timestamp::from_micros(5).unwrap();
-    let summary = &serde_json::json!({"did": "ß", "bytes": 7});
-    store
-        .write("test", |tx| async move {
-            let contexts = tx.contexts();
-            contexts.set_scheduling(&vm.id, false, Some(next)).await?;
-            assert_eq!(contexts.summary(&vm.id).await?, None);
-            contexts.set_summary(&vm.id, summary).await?;
-            assert_eq!(contexts.summary(&vm.id).await?.as_ref(), Some(summary));
-            contexts.set_ways(&vm.id, Ways { credential: None, enrollment: None, cloud_config: None }).await
-        })
-        .await
-        .unwrap();
+    call!(store, |tx| tx.contexts().set_scheduling(&vm.id, false, Some(next))).unwrap();
+    let ways = Ways { credential: None, enrollment: None, cloud_config: None };
+    call!(store, |tx| tx.contexts().set_ways(&vm.id, ways)).unwrap();
     let now = get(&store, &vm.id).await.unwrap();
     assert!(!now.scheduler_enabled && now.next_scheduled_at == Some(next) && now.updated_at > vm.updated_at);
     let nobody = 77.try_into().unwrap();
@@ -227,19 +245,13 @@ async fn ways_scheduling_and_summary_change(store: Store) {
 async fn what_does_not_exist_is_not_found(store: Store) {
     let id = &ContextId::generate();
     assert_eq!(get(&store, id).await, None);
-    let kinds = store
-        .write("test", |tx| async move {
-            let contexts = tx.contexts();
-            Ok([
-                contexts.remove(id).await.unwrap_err().kind(),
-                contexts.set_scheduling(id, true, None).await.unwrap_err().kind(),
-                contexts.set_summary(id, &serde_json::json!({})).await.unwrap_err().kind(),
-                contexts.summary(id).await.unwrap_err().kind(),
-            ])
-        })
-        .await
-        .unwrap();
-    assert_eq!(kinds, [ErrorKind::NotFound; 4]);
+    let ways = Ways { credential: None, enrollment: None, cloud_config: None };
+    let missing = [
+        remove(&store, id).await,
+        call!(store, |tx| tx.contexts().set_scheduling(id, true, None)),
+        call!(store, |tx| tx.contexts().set_ways(id, ways)),
+    ];
+    assert!(missing.iter().all(|result| result.as_ref().unwrap_err().kind() == ErrorKind::NotFound), "{missing:?}");
     assert_eq!(add_job(&store, Some(id), None, JobStatus::Pending, 1).await.unwrap_err().kind(), ErrorKind::NotFound);
 }
 

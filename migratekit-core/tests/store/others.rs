@@ -1,6 +1,5 @@
 //! Users, audit, networks, groups, schedules, enrollments, exports: what is kept, refused, taken along.
 
-use migratekit_core::clock::Timestamp;
 use migratekit_core::id::{
     ConnectionId, EnrollmentId, Epoch, ExecutionId, GroupId, MembershipId, PairingId, ScheduleId, TokenId, UserId, VolumeId,
 };
@@ -9,9 +8,9 @@ use migratekit_core::model::{
     JobStatus, MappingType, MappingValidation, Membership, PairingCode, ReplicationMode, Role, Schedule, ScheduleType, User,
 };
 use migratekit_core::store::{NewAuditEntry, NewConnectionAudit, NewExport, NewMapping};
-use migratekit_core::{ErrorKind, Result, Store, Tx, on_both_catalogs};
+use migratekit_core::{ErrorKind, Result, Store, on_both_catalogs};
 
-use crate::rows::{add_job, add_vm, vm};
+use crate::rows::{add_job, add_vm, at, call, vm};
 
 on_both_catalogs! {
     users_and_their_tokens,
@@ -22,22 +21,6 @@ on_both_catalogs! {
     a_pairing_code_is_used_once,
     an_enrollment_changes_from_the_state_it_was_seen_in,
     an_epoch_of_an_export_never_falls,
-}
-
-fn at(micros: i64) -> Timestamp {
-    Timestamp::from_micros(micros).unwrap()
-}
-
-/// Runs one call in a transaction of its own, so that its failure undoes nothing else.
-macro_rules! call {
-    ($store:expr, |$tx:ident| $call:expr) => {
-        $store
-            .write("test", |tx: Tx| async move {
-                let $tx = &tx;
-                $call.await
-            })
-            .await
-    };
 }
 
 async fn users_and_their_tokens(store: Store) {

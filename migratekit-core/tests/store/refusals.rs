@@ -4,7 +4,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use migratekit_core::id::RunnerId;
+use migratekit_core::store::NewRunner;
 use migratekit_core::testing::mariadb::MariaDb;
 use migratekit_core::testing::peer::free_port;
 use migratekit_core::{ErrorKind, Result, Store, StoreOptions};
@@ -90,6 +94,64 @@ fn files_that_cannot_be_used() {
     open(&url(&path), StoreOptions::new().host_identity("host b").adopt(true)).unwrap();
     open(&url(&path), StoreOptions::new().host_identity("host b")).unwrap();
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o077, 0, "others cannot read it");
+}
+
+/// Hosts that call themselves the same: what one writes down, another finds.
+#[test]
+fn two_hosts_made_from_one_image_are_told_apart_by_their_boots() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("catalog.db");
+    let rt = &runtime();
+    let moment = Duration::from_millis(50);
+    let at = |boot: &str| here().boot_identity(boot, moment);
+    let fact = |name: &'static str| {
+        rt.block_on(async {
+            let store = Store::open(&url(&path), at("third")).await.unwrap();
+            let value = store.read("test", |tx| async move { tx.facts().get(name).await }).await.unwrap();
+            store.close().await;
+            value
+        })
+    };
+    // One host, started anew twice: nothing is in the way.
+    for boot in ["first", "first", "second", "third", "third"] {
+        open(&url(&path), at(boot)).unwrap();
+    }
+    assert_eq!(fact("home_boots").as_deref(), Some("third second first"));
+    // A boot that came back after another one is no boot of the same host.
+    let mut texts = Texts(BTreeMap::new());
+    texts.refused("shared", ErrorKind::Denied, "another host with the same machine id used the file", open(&url(&path), at("second")));
+    texts.refused("another host's", ErrorKind::Denied, "belongs to another host", open(&url(&path), at("third").host_identity("host b")));
+    // By request it moves, and the one that had it is the other one from now on.
+    open(&url(&path), at("second").adopt(true)).unwrap();
+    assert_eq!(open(&url(&path), at("third")).unwrap_err().kind(), ErrorKind::Denied);
+    open(&url(&path), at("third").adopt(true)).unwrap();
+
+    // A runner of an unknown boot works on it: its heartbeats are seen. What stands still is over.
+    let id = &RunnerId::generate();
+    let runner = rt.block_on(async {
+        let store = Store::open(&url(&path), at("third")).await.unwrap();
+        store.write("test", |tx| async move { tx.runners().insert(&NewRunner { id, host: "twin", pid: 1 }).await }).await.unwrap();
+        store
+    });
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        threads.spawn(|| {
+            rt.block_on(async {
+                while !stop.load(Ordering::SeqCst) {
+                    runner.write("test", |tx| async move { tx.runners().beat(id).await }).await.unwrap();
+                }
+            });
+        });
+        // Watched until it is seen, however slow this machine is.
+        let watch = here().boot_identity("twin", Duration::from_secs(60));
+        texts.refused("works there", ErrorKind::Busy, "works on the file at this moment", open(&url(&path), watch));
+        stop.store(true, Ordering::SeqCst);
+    });
+    rt.block_on(runner.close());
+    open(&url(&path), at("fourth")).unwrap();
+    let store = rt.block_on(Store::open(&url(&path), at("fourth"))).unwrap();
+    let left = rt.block_on(store.read("test", |tx| async move { tx.runners().running().await })).unwrap();
+    assert!(left.is_empty(), "what stood still is written down as ended: {left:?}");
 }
 
 #[test]

@@ -1,45 +1,41 @@
 //! Rows that tests begin with.
 
 use migratekit_core::clock::Timestamp;
-use migratekit_core::id::{ContextId, Epoch, JobId};
-use migratekit_core::model::{Context, ContextStatus, JobCounts, JobStatus, OsFamily, PowerState};
+use migratekit_core::id::{ContextId, JobId};
+use migratekit_core::model::{Context, JobStatus, OsFamily, PowerState};
 use migratekit_core::testing::catalog::change;
 use migratekit_core::{Result, Store};
 
 pub(crate) fn vm(name: &str, source: &str) -> Context {
     let now = Timestamp::from_micros(1_700_000_000_000_001).unwrap();
     Context {
-        id: ContextId::generate(),
-        vm_name: name.into(),
-        source_vm_id: source.into(),
         instance_uuid: Some("5012-ab".into()),
         vm_path: format!("/dc/vm/{name}"),
-        source_host: "vcenter.example".into(),
         datacenter: "dc".into(),
-        status: ContextStatus::Discovered,
-        last_successful_job: None,
-        jobs: JobCounts::default(),
         cpu_count: 4,
         memory_bytes: 8 << 30,
         os: OsFamily::Linux,
         power: PowerState::On,
-        tools_version: None,
-        created_at: now,
-        updated_at: now,
-        first_job_at: None,
-        last_job_at: None,
-        last_status_change: now,
-        auto_added: false,
-        last_scheduled_job: None,
-        next_scheduled_at: None,
-        scheduler_enabled: true,
-        credential: None,
-        cloud_config: None,
-        enrollment: None,
-        site: None,
-        epoch: Epoch::NONE,
+        ..Context::discovered(name, "vcenter.example", source, now)
     }
 }
+
+pub(crate) fn at(micros: i64) -> Timestamp {
+    Timestamp::from_micros(micros).unwrap()
+}
+
+/// Runs one call in a transaction of its own, so that its failure undoes nothing else.
+macro_rules! call {
+    ($store:expr, |$tx:ident| $call:expr) => {
+        $store
+            .write("test", |tx: migratekit_core::Tx| async move {
+                let $tx = &tx;
+                $call.await
+            })
+            .await
+    };
+}
+pub(crate) use call;
 
 pub(crate) async fn add_vm(store: &Store, vm: &Context) -> Result<()> {
     store.write("test", |tx| async move { tx.contexts().add(vm).await }).await

@@ -27,6 +27,8 @@ async fn facts_are_kept_and_replaced(store: Store) {
             assert!(tx.facts().set_once("b", "ß𝄞").await?);
             tx.facts().replace("a", "2", "4").await?;
             assert_eq!(tx.facts().replace("a", "2", "5").await.unwrap_err().kind(), ErrorKind::Changed);
+            tx.facts().set("c", "1").await?;
+            tx.facts().remove("c").await?;
             Ok(())
         })
         .await

@@ -174,7 +174,7 @@ pub(super) fn addresses(t: &mut Table) {
         t.copy(cause, 3, &source, uri, &[says, uri]);
     }
     let source = t.text("source");
-    t.copy("ssh address", 8, &source, "ssh://host/disk", &["ssh://host/disk", "forward the port"]);
+    t.copy("ssh address", 3, &source, "ssh://host/disk", &["ssh://host/disk", "--ssh-key", "--ssh-host-key"]);
     t.copy("password", 3, &source, "nbd://me:secret@host/x", &["user or password"]);
     let shown = t.answers.iter().any(|(_, answer)| answer.contains("secret"));
     assert!(!shown, "a password is repeated");

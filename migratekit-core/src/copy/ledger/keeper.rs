@@ -347,6 +347,19 @@ impl Ledger {
         kept
     }
 
+    /// Whether the seal that the last good close left is whole: nothing has been written since by this ledger's writers.
+    #[must_use]
+    pub fn is_sealed(&self) -> bool {
+        self.core().facts.seal.is_some()
+    }
+
+    /// Compares the seal that the last good close left, and leaves it whole: for who opens the volume and may never write it. False as
+    /// [`Ledger::unseal`], and then the ledger has begun a new generation.
+    pub async fn check_seal(self: &Arc<Self>, state: &str) -> bool {
+        let sealed = self.core().facts.seal.clone();
+        sealed.is_none_or(|seal| seal == state) || self.unseal(state).await
+    }
+
     /// Whether writers of a pass still count: no newer one has begun.
     #[must_use]
     pub fn is_current(&self, pass: PassId) -> bool {

@@ -17,6 +17,8 @@ impl Inner {
         let reopen = self.volume.reopen.clone().map(|reopen| Box::new(move || reopen()) as Reopen);
         let options =
             ExportOptions { description: self.site.name(), reopen, uncached: self.volume.uncached.clone(), ..ExportOptions::default() };
+        // It holds no point: what somebody else wrote is written over.
+        self.unseal().await?;
         let resumed = self.ledger.last_pass().is_some();
         let export = LedgeredExport::new(Arc::clone(&self.volume.disk), Arc::clone(&self.ledger), options)?;
         Ok((export, Destination::Volume, resumed))

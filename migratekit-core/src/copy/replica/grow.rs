@@ -7,6 +7,7 @@ use super::record::{Held, Record};
 use super::{Replica, ReplicaOptions, ReplicaSite, SideFile};
 use crate::block::{BlockRead, Persist, ZeroMode};
 use crate::copy::digest::digest_of;
+use crate::copy::ledger::{Ledger, LedgerOptions, Opened};
 use crate::error::{Error, ErrorKind, Result};
 use crate::units::ByteRange;
 
@@ -15,7 +16,8 @@ const GROW: &str = "let a replica grow";
 impl Replica {
     /// The volume, which has `size` bytes now, was smaller when its point was committed, as `before` says. What is new is made zero, and
     /// the point is recorded with its new ends, which are told: the caller records them where it recorded the old ones. Its ledger begins
-    /// anew. Repeated after a crash, it only tells.
+    /// anew; a point that the old one had not followed, or whose seal is whole ([`Replica::unseal`]), is not followed by the new one either.
+    /// Repeated after a crash, also with a larger size, it finishes what was begun, or only tells.
     ///
     /// # Errors
     /// `InvalidInput`: no point, or not larger. `AlreadyExists`: a pass waits beside the volume; it must be settled first. `Changed`: the
@@ -27,16 +29,19 @@ impl Replica {
             );
         };
         let now = ReplicaOptions { size, committed: None, ..before.clone() };
-        let volume = super::open_volume(&*site, &now).await?;
-        // The record first: once it speaks of the new size, all was done.
-        let record = match Record::read(site.file(SideFile::Point), &before.identity, before.size).await {
-            Err(error) if error.kind() == ErrorKind::Mismatch => {
-                let grown = Record::read(site.file(SideFile::Point), &before.identity, size).await.map_err(|_| error)?;
-                let held = grown.holds.as_ref().map(Held::point).transpose()?;
-                return held.filter(|held| held.name == committed.name).ok_or_else(|| other(&*site, committed));
-            }
-            other => other?,
-        };
+        let volume = super::open::open_volume(&*site, size).await?;
+        let file = site.file(SideFile::Point);
+        let name = file.name();
+        let record = Record::find(file, &before.identity).await?.unwrap_or_else(|| Record::new(&before.identity, before.size));
+        if record.size == size {
+            // Once the record speaks of the new size, all was done.
+            let held = record.holds.as_ref().map(Held::point).transpose()?;
+            return held.filter(|held| held.name == committed.name).ok_or_else(|| other(&*site, committed));
+        }
+        // It may have grown before, not so far, and the caller does not know it.
+        if !(before.size..size).contains(&record.size) {
+            return Err(record.of_another_size(&name, size));
+        }
         if record.pass.is_some() {
             return Err(Error::new(ErrorKind::AlreadyExists, GROW, "a pass waits beside the volume; it must be settled first")
                 .with("volume", site.name()));
@@ -48,12 +53,27 @@ impl Replica {
         volume.disk.zero(ByteRange::between(before.size, size), ZeroMode { may_punch: true, only_fast: false }, Persist::Cached).await?;
         volume.disk.flush().await?;
         let point = Point { name: committed.name.clone(), ends: Ends::of(&*volume.disk).await? };
+        let followed = was_followed(&*site, before, [before.size, record.size, size], committed).await?;
         let replica = Replica::assemble(Arc::clone(&site), volume, &now, Record::new(&before.identity, size)).await?;
-        replica.inner.record_commit(&point).await?;
+        if followed {
+            replica.inner.record_commit(&point).await?;
+        }
         replica.inner.change_record(|record| record.holds = Some(Held::new(&point))).await?;
         replica.close().await?;
         Ok(point)
     }
+}
+
+/// Whether the ledger, that of the old size or, after a crash, that of a size after it, has followed every write since the point came into the
+/// volume. A seal that is whole was not broken by who made the volume larger: what else he wrote nobody knows.
+async fn was_followed(site: &dyn ReplicaSite, before: &ReplicaOptions, sizes: [u64; 3], committed: &Point) -> Result<bool> {
+    for size in sizes {
+        let (ledger, opened) = Ledger::open(site.file(SideFile::Ledger), None, LedgerOptions::new(before.identity.clone(), size)).await?;
+        if opened == Opened::Continued {
+            return Ok(!ledger.is_sealed() && ledger.committed().is_some_and(|commit| commit.pass == committed.name.as_str()));
+        }
+    }
+    Ok(false)
 }
 
 fn other(site: &dyn ReplicaSite, committed: &Point) -> Error {

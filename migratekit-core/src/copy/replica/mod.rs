@@ -76,11 +76,15 @@
 //! - One pass or settling at a time; the volume is locked against other processes as long as its `Replica` lives. Points may be read
 //!   meanwhile; while somebody reads the old point, applying the new one is refused as `Busy`.
 //! - What lies there and what the caller expects are compared, never reconciled by guessing: an error names both.
+//! - Who writes the volume between two openings, wherever, is seen: the point is then no longer *followed* ([`Replica::is_followed`]), and
+//!   only a comparison of all of it makes it so again.
 //!
 //! It does not decide what is committed, knows no catalog, and no source.
 
 mod begin;
+mod bounded;
 mod grow;
+mod open;
 mod pass;
 mod point;
 mod record;
@@ -99,7 +103,7 @@ use self::record::{PassRecord, Phase, Record};
 pub use self::settle::{Decision, Settled};
 pub use self::site::{FileSite, ReplicaSite, SideFile, SiteDisk};
 use super::export::LedgeredExport;
-use super::ledger::{Ledger, LedgerOptions, Opened, RecordFile};
+use super::ledger::{Ledger, LedgerOptions, RecordFile};
 use super::spool::{Spool, SpoolName};
 use crate::block::{BlockInfo, BlockRead, BoxFuture, Extent};
 use crate::error::{Error, ErrorKind, Result};
@@ -110,7 +114,7 @@ use crate::units::ByteRange;
 pub struct ReplicaOptions {
     /// The identity of the volume, at most 1024 bytes: its uuid. Files beside it that name another are refused.
     pub identity: String,
-    /// The size of the volume, in bytes.
+    /// The size of the disk, in bytes. A volume may be larger; what is behind it is neither read nor written.
     pub size: u64,
     /// The point that is committed, and the ends it was committed with: checked when it is opened. `None`: none is committed yet.
     pub committed: Option<Point>,
@@ -171,50 +175,6 @@ struct State {
 }
 
 impl Replica {
-    /// Opens a replica: locks the volume, reads its record, and compares with what is committed.
-    ///
-    /// # Errors
-    /// `Busy`: another process holds the volume. `Mismatch`: the record is damaged, of another volume, or speaks of another point than
-    /// the committed one (both are named). `ForeignContent`: the volume's ends are not those that were committed.
-    /// `Changed`: the volume has another size.
-    pub async fn open(site: Arc<dyn ReplicaSite>, options: ReplicaOptions) -> Result<Replica> {
-        let volume = open_volume(&*site, &options).await?;
-        let record = Record::read(site.file(SideFile::Point), &options.identity, options.size).await?;
-        let replica = Replica::assemble(site, volume, &options, record).await?;
-        if let Some(committed) = &options.committed {
-            replica.check(committed).await?;
-        }
-        Ok(replica)
-    }
-
-    /// Opens a replica whose record, spool or content cannot be believed: from now on it holds nothing, and its ledger begins a new
-    /// generation. The next pass writes all of it.
-    ///
-    /// # Errors
-    /// `Busy`, `Changed` as [`Replica::open`]; else as the files beside the volume cannot be written.
-    pub async fn start_over(site: Arc<dyn ReplicaSite>, options: ReplicaOptions, reason: &str) -> Result<Replica> {
-        let volume = open_volume(&*site, &options).await?;
-        let record = Record::new(&options.identity, options.size);
-        let replica = Replica::assemble(site, volume, &options, record).await?;
-        let inner = &replica.inner;
-        inner.ledger.raise_generation(reason).await?;
-        inner.change_record(|_| ()).await?;
-        inner.site.remove_spool().await?;
-        Ok(replica)
-    }
-
-    async fn assemble(site: Arc<dyn ReplicaSite>, volume: SiteDisk, options: &ReplicaOptions, record: Record) -> Result<Replica> {
-        let ledger_options = LedgerOptions::new(options.identity.clone(), options.size);
-        let (ledger, opened) = Ledger::open(site.file(SideFile::Ledger), Some(site.file(SideFile::Digests)), ledger_options).await?;
-        if let (Opened::Continued, Some(state)) = (opened, &volume.state) {
-            ledger.unseal(&state().await?).await;
-        }
-        let record_file = site.file(SideFile::Point);
-        let state = Mutex::new(State { record, readers: Vec::new(), spool: None, last: None, applying: false });
-        let (identity, size) = (options.identity.clone(), options.size);
-        Ok(Replica { inner: Arc::new(Inner { site, identity, size, volume, ledger, record_file, state, turn: Arc::default() }) })
-    }
-
     /// What the volume holds by itself.
     #[must_use]
     pub fn holding(&self) -> Holding {
@@ -241,10 +201,25 @@ impl Replica {
         state.record.pass.as_ref().map(|pass| PendingPass { point: pass.point.clone(), complete: pass.phase != Phase::Writing })
     }
 
+    /// Whether somebody wrote the volume since the pass that waits beside it was begun: what it lacks is not what the volume has. It is to
+    /// be abandoned, unless it is committed.
+    #[must_use]
+    pub fn is_stale(&self) -> bool {
+        let pass = self.inner.state().record.pass.clone();
+        pass.is_some_and(|pass| self.inner.is_stale(&pass))
+    }
+
     /// The ledger of the volume.
     #[must_use]
     pub fn ledger(&self) -> &Arc<Ledger> {
         &self.inner.ledger
+    }
+
+    /// Whether the ledger has followed every write to the volume since `committed` came into it. If not, somebody else may have written
+    /// between its ends, or the ledger was lost: an increment must not be added to it, and a pass compares.
+    #[must_use]
+    pub fn is_followed(&self, committed: &PointName) -> bool {
+        self.inner.ledger.committed().is_some_and(|commit| commit.pass == committed.as_str())
     }
 
     /// Compares what a reader of the committed point sees with the ends that were recorded when it was committed.
@@ -317,7 +292,9 @@ impl Replica {
             }
             (Some(held), None) if held.name() == point => return refuse("the volume holds this point already", point),
             (Some(held), None) => {
-                let pass = PassRecord { base: held.name().clone(), point: point.clone(), spool: String::new(), phase: Phase::Writing };
+                let generation = Some(self.inner.ledger.generation());
+                let (base, spool) = (held.name().clone(), String::new());
+                let pass = PassRecord { base, point: point.clone(), spool, phase: Phase::Writing, generation };
                 self.inner.by_spool(pass, expected).await?
             }
         };
@@ -360,23 +337,12 @@ impl Replica {
     pub async fn close(&self) -> Result<()> {
         let _turn = self.inner.take_turn("close a replica")?;
         self.inner.ledger.save(true).await?;
-        match &self.inner.volume.state {
-            Some(state) => self.inner.ledger.seal(&state().await?).await,
-            None => Ok(()),
-        }
+        let Some(state) = &self.inner.volume.state else { return Ok(()) };
+        let now = state().await?;
+        // A seal that is whole: we wrote nothing. Then nobody else may have either.
+        self.inner.ledger.check_seal(&now).await;
+        self.inner.ledger.seal(&now).await
     }
-}
-
-async fn open_volume(site: &dyn ReplicaSite, options: &ReplicaOptions) -> Result<SiteDisk> {
-    let volume = site.open_volume().await?;
-    let size = volume.disk.info().size;
-    if size == options.size {
-        return Ok(volume);
-    }
-    Err(Error::new(ErrorKind::Changed, "open a replica", "the volume has not the size it should have")
-        .with("volume", site.name())
-        .with("size_was", options.size)
-        .with("size_is", size))
 }
 
 impl Inner {

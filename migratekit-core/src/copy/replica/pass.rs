@@ -19,7 +19,7 @@ use crate::copy::spool::Spool;
 use crate::error::Result;
 use crate::nbd::export::Export;
 use crate::planted::planted;
-use crate::task::CancellationToken;
+use crate::task::{CancellationToken, Passed};
 use crate::units::ByteRange;
 
 /// Where a pass writes.
@@ -103,11 +103,13 @@ impl ReplicaPass {
             None => inner.first_point(&point).await?,
             Some(spool) => {
                 inner.put_spool(spool);
-                inner.set_phase(Phase::Sealed).await?;
+                if !planted("commit-before-complete") {
+                    inner.set_phase(Phase::Sealed).await?;
+                }
             }
         }
         if planted("apply-before-commit") && !self.is_first() {
-            inner.apply(&CancellationToken::new()).await?;
+            inner.apply(&Passed::default(), &CancellationToken::new()).await?;
         }
         Ok(point)
     }

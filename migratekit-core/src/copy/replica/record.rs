@@ -18,6 +18,8 @@ const VERSION: u32 = 1;
 /// The longest record, in bytes; a longer file is none of ours.
 const MAX_LENGTH: u64 = 64 * 1024;
 
+const READ: &str = "read which point a volume holds";
+
 /// How far a pass into a spool has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -60,12 +62,15 @@ pub(super) struct PassRecord {
     pub(super) point: PointName,
     pub(super) spool: String,
     pub(super) phase: Phase,
+    /// The generation of the volume that the pass was begun over.
+    #[serde(default)]
+    pub(super) generation: Option<u64>,
 }
 
 /// What the record says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Record {
-    version: u32,
+    pub(super) version: u32,
     pub(super) volume: String,
     pub(super) size: u64,
     pub(super) holds: Option<Held>,
@@ -78,11 +83,10 @@ impl Record {
         Record { version: VERSION, volume: volume.to_owned(), size, holds: None, pass: None }
     }
 
-    /// Reads it; a new one where there is none.
-    pub(super) async fn read(file: Arc<dyn RecordFile>, volume: &str, size: u64) -> Result<Self> {
+    /// Reads it, whatever size it speaks of; `None`: there is none.
+    pub(super) async fn find(file: Arc<dyn RecordFile>, volume: &str) -> Result<Option<Self>> {
         let name = file.name();
-        let wrong =
-            |message: &'static str| Error::new(ErrorKind::Mismatch, "read which point a volume holds", message).with("record", &name);
+        let wrong = |message: &'static str| Error::new(ErrorKind::Mismatch, READ, message).with("record", &name);
         let text = run(&file, |file| {
             let Some(from) = file.open()? else { return Ok(None) };
             let mut text = String::new();
@@ -90,7 +94,7 @@ impl Record {
             Ok(Some(text))
         })
         .await?;
-        let Some(text) = text else { return Ok(Record::new(volume, size)) };
+        let Some(text) = text else { return Ok(None) };
         let (body, hash) = text.trim_end().rsplit_once('\n').unwrap_or(("", ""));
         let record: Option<Record> =
             (blake3::hash(body.as_bytes()).to_hex().as_str() == hash).then(|| serde_json::from_str(body).ok()).flatten();
@@ -98,14 +102,19 @@ impl Record {
         if record.version != VERSION {
             return Err(wrong("the record was written by a newer version").with("version", record.version));
         }
-        if record.volume != volume || record.size != size {
-            return Err(wrong("the record is of another volume, or of another size")
-                .with("volume", volume)
-                .with("recorded", &record.volume)
-                .with("size", size)
-                .with("recorded size", record.size));
+        if record.volume != volume {
+            return Err(wrong("the record is of another volume").with("volume", volume).with("recorded", &record.volume));
         }
-        Ok(record)
+        Ok(Some(record))
+    }
+
+    /// The refusal of a record whose size is not the disk's.
+    pub(super) fn of_another_size(&self, name: &str, size: u64) -> Error {
+        Error::new(ErrorKind::Mismatch, READ, "the record is of another size of the volume")
+            .with("record", name)
+            .with("volume", &self.volume)
+            .with("size", size)
+            .with("recorded size", self.size)
     }
 
     /// Replaces it; durable when this returns.

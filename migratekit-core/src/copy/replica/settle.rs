@@ -8,7 +8,8 @@ use super::{Inner, Replica};
 use crate::copy::ledger::Commit;
 use crate::copy::spool::ApplyTo;
 use crate::error::{Error, ErrorKind, Result};
-use crate::task::CancellationToken;
+use crate::planted::planted;
+use crate::task::{CancellationToken, Passed};
 
 /// What was decided of a pass, once, for all disks of the VM.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,12 +42,24 @@ impl Replica {
     /// abandoned is being applied, so it was committed before; or the spool is damaged, with what the volume holds then. `Busy`:
     /// somebody reads the point that would be overwritten. `Cancelled`. Else as reading and writing fail.
     pub async fn settle(&self, decision: &Decision, cancel: &CancellationToken) -> Result<Settled> {
+        self.settle_telling(decision, &Passed::default(), cancel).await
+    }
+
+    /// As [`Replica::settle`], which may take long: `passed` is told what is read and checked of the spool, and then what of it is written,
+    /// in pieces of at most 1 GiB (of zeros; of data 4 MiB).
+    ///
+    /// # Errors
+    /// As [`Replica::settle`].
+    pub async fn settle_telling(&self, decision: &Decision, passed: &Passed, cancel: &CancellationToken) -> Result<Settled> {
         let _turn = self.inner.take_turn("settle a pass")?;
         self.inner.stop_last().await;
+        if planted("commit-before-complete") {
+            self.inner.set_phase(Phase::Sealed).await?;
+        }
         let record = self.inner.state().record.clone();
         match (decision, record.pass) {
             (Decision::Committed(point), Some(pass)) if pass.point == *point && pass.phase != Phase::Writing => {
-                self.inner.apply(cancel).await?;
+                self.inner.apply(passed, cancel).await?;
                 Ok(Settled::Applied)
             }
             (Decision::Committed(point), pass) => {
@@ -90,7 +103,7 @@ impl Inner {
     }
 
     /// Brings the volume to the point of the complete spool.
-    pub(super) async fn apply(&self, cancel: &CancellationToken) -> Result<()> {
+    pub(super) async fn apply(&self, passed: &Passed, cancel: &CancellationToken) -> Result<()> {
         let Some(pass) = self.state().record.pass.clone() else { return Ok(()) };
         let first = pass.phase == Phase::Sealed;
         let advise = |e: Error| match (e.kind(), first) {
@@ -103,7 +116,7 @@ impl Inner {
         let spool = self.sealed_spool(&pass).await.map_err(advise)?;
         let ends = spool.ends()?.ok_or_else(|| Error::new(ErrorKind::Internal, "apply a spool", "it is not sealed"))?;
         if first {
-            spool.verify(cancel).await.map_err(advise)?;
+            spool.verify(passed, cancel).await.map_err(advise)?;
             self.begin_applying(&pass.base)?;
             if let Err(e) = self.set_phase(Phase::Applying).await {
                 // Not known whether it was recorded; the volume was not touched, so either is right.
@@ -111,10 +124,11 @@ impl Inner {
                 return Err(e);
             }
         }
+        let followed = self.unseal().await? && !self.is_stale(&pass);
         let (volume, ledger) = (Arc::clone(&self.volume.disk), Arc::clone(&self.ledger));
         let ledger_pass = ledger.begin_pass(pass.point.as_str()).await?;
         spool
-            .apply(ApplyTo { volume: Arc::clone(&volume), ledger: Arc::clone(&ledger), pass: ledger_pass }, cancel)
+            .apply(ApplyTo { volume: Arc::clone(&volume), ledger: Arc::clone(&ledger), pass: ledger_pass }, passed, cancel)
             .await
             .map_err(advise)?;
         ledger.begin_flush();
@@ -123,7 +137,10 @@ impl Inner {
         ledger.save(true).await?;
         flushed?;
         let point = Point { name: pass.point.clone(), ends };
-        self.record_commit(&point).await?;
+        // What somebody else wrote beside the spool's bytes is still there: the next pass compares.
+        if followed {
+            self.record_commit(&point).await?;
+        }
         self.carry_epoch(&pass).await?;
         self.change_record(|record| (record.holds, record.pass) = (Some(Held::new(&point)), None)).await?;
         {

@@ -12,7 +12,7 @@ use crate::block::{BlockWrite, Persist, ZeroMode};
 use crate::copy::ledger::pages::PAGE_BLOCKS;
 use crate::copy::ledger::{Ledger, PassId};
 use crate::error::{Error, ErrorKind, Result};
-use crate::task::{CancellationToken, Scope};
+use crate::task::{CancellationToken, Passed, Scope};
 use crate::units::{ByteRange, MIB};
 
 /// The longest request of an apply, in bytes: long enough for rotating disks.
@@ -41,6 +41,7 @@ enum Piece {
 struct Job {
     spool: Arc<Inner>,
     to: Option<ApplyTo>,
+    passed: Passed,
     cancel: CancellationToken,
     state: Mutex<Shared>,
 }
@@ -54,18 +55,19 @@ struct Shared {
 }
 
 impl Spool {
-    /// Reads all its data and checks it.
-    pub(in crate::copy) async fn verify(&self, cancel: &CancellationToken) -> Result<()> {
-        self.run(None, cancel).await
+    /// Reads all its data and checks it; `passed` is told each piece.
+    pub(in crate::copy) async fn verify(&self, passed: &Passed, cancel: &CancellationToken) -> Result<()> {
+        self.run(None, passed, cancel).await
     }
 
-    /// Writes all of it into the volume, checked once more; not yet flushed.
-    pub(in crate::copy) async fn apply(&self, to: ApplyTo, cancel: &CancellationToken) -> Result<()> {
-        self.run(Some(to), cancel).await
+    /// Writes all of it into the volume, checked once more; not yet flushed. `passed` is told each piece.
+    pub(in crate::copy) async fn apply(&self, to: ApplyTo, passed: &Passed, cancel: &CancellationToken) -> Result<()> {
+        self.run(Some(to), passed, cancel).await
     }
 
-    async fn run(&self, to: Option<ApplyTo>, cancel: &CancellationToken) -> Result<()> {
-        let job = Arc::new(Job { spool: Arc::clone(&self.0), to, cancel: cancel.clone(), state: Mutex::default() });
+    async fn run(&self, to: Option<ApplyTo>, passed: &Passed, cancel: &CancellationToken) -> Result<()> {
+        let spool = Arc::clone(&self.0);
+        let job = Arc::new(Job { spool, to, passed: passed.clone(), cancel: cancel.clone(), state: Mutex::default() });
         let mut scope = Scope::child_of(cancel);
         for _ in 0..APPLY_LANES {
             scope.spawn(Arc::clone(&job).lane());
@@ -98,14 +100,18 @@ impl Job {
             Piece::Data(range) => Some(self.spool.read_verified(&*self.spool.file, range).await?),
             Piece::Zero(_) => None,
         };
-        let Some(to) = &self.to else { return Ok(()) };
         let (Piece::Data(range) | Piece::Zero(range)) = piece;
+        let Some(to) = &self.to else {
+            self.passed.bytes(range.length());
+            return Ok(());
+        };
         let writing = to.ledger.begin_write(range, Some(to.pass)).await?;
         match data {
             Some(bytes) => to.volume.write(range.offset(), bytes, Persist::Cached).await?,
             None => to.volume.zero(range, ZeroMode { may_punch: true, only_fast: false }, Persist::Cached).await?,
         }
         writing.done();
+        self.passed.bytes(range.length());
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use super::*;
 use crate::block::{ExtentKind, MemoryDisk, ZeroMode};
 use crate::copy::ledger::pages::PAGE_BLOCKS;
 use crate::copy::ledger::{DiskRecordFile, Ledger, LedgerOptions};
-use crate::task::CancellationToken;
+use crate::task::{CancellationToken, Passed};
 use crate::testing::check_contract;
 use crate::units::{KIB, TIB};
 
@@ -42,7 +42,7 @@ async fn apply(spool: &Spool, volume: &Arc<MemoryDisk>) -> Result<()> {
     let file = Arc::new(DiskRecordFile::new(folder.path().join("ledger")));
     let (ledger, _) = Ledger::open(file, None, LedgerOptions::new("v", volume.info().size)).await?;
     let pass = ledger.begin_pass("b").await?;
-    spool.apply(ApplyTo { volume: Arc::clone(volume) as _, ledger, pass }, &CancellationToken::new()).await
+    spool.apply(ApplyTo { volume: Arc::clone(volume) as _, ledger, pass }, &Passed::default(), &CancellationToken::new()).await
 }
 
 #[derive(Debug, Clone)]
@@ -107,7 +107,7 @@ proptest! {
             let again = Spool::open(Arc::clone(&file) as _, Arc::clone(&volume) as _, &name(SIZE)).await.unwrap().unwrap();
             assert!(again.is_sealed() && again.ends().unwrap() == Some(ends));
             assert!(contents(&again).await == model);
-            again.verify(&CancellationToken::new()).await.unwrap();
+            again.verify(&Passed::default(), &CancellationToken::new()).await.unwrap();
             for _ in 0..2 {
                 apply(&again, &volume).await.unwrap();
                 assert!(contents(&*volume).await == model && contents(&again).await == model);
@@ -195,7 +195,7 @@ async fn a_byte_changed_anywhere_in_a_sealed_spool_is_found_before_the_volume_is
             Ok(None) => what == "header",
             Ok(Some(spool)) => {
                 let read = spool.read(ByteRange::new(99_000, 2000).unwrap()).await.unwrap_err();
-                let error = spool.verify(&CancellationToken::new()).await.unwrap_err();
+                let error = spool.verify(&Passed::default(), &CancellationToken::new()).await.unwrap_err();
                 assert_eq!(error.context_value("offset"), Some("65536"), "{error}");
                 what == "data" && read.kind() == ErrorKind::Mismatch && error.kind() == ErrorKind::Mismatch
             }

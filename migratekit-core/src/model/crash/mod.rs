@@ -76,6 +76,18 @@ const TEST: Saga = Saga {
     domain: Domain::Failover(FailoverKind::Test, FailoverStatus::Pending),
 };
 
+/// The steps and the pivot of the saga of this kind as they are walked through here. A test of the engine compares them with those that
+/// are shipped, so that what is proven here is proven of them.
+pub(crate) fn walked(kind: JobKind) -> Option<(&'static [&'static str], &'static str)> {
+    let saga = match kind {
+        JobKind::Replication => REPLICATION,
+        JobKind::LiveFailover => LIVE,
+        JobKind::TestFailover => TEST,
+        _ => return None,
+    };
+    Some((saga.steps, saga.pivot))
+}
+
 /// What survives.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Node {

@@ -69,12 +69,12 @@ actions! {
     CheckHost => "check_host", "Check this host; each finding says how to mend it.", Target::Command("migratekit doctor");
     /// Make room where passes are kept.
     MakeRoom => "make_room", "Free space where volumes and waiting data are kept, or choose a larger place.",
-        Target::Setting("MIGRATEKIT_STATE_DIR");
+        Target::Command("migratekit vm disks VM");
     /// Look at the VM.
     ShowMachine => "show_machine", "Look at what is known of the machine and its disks.", Target::Command("migratekit vm show VM");
     /// Look at the source again.
     DiscoverAgain => "discover_again", "Look at the source again; the machine may have moved or changed.",
-        Target::Command("migratekit vm discover");
+        Target::Command("migratekit vm discover SITE");
     /// Check the saved credential.
     TestCredential => "test_credential", "Check that the saved credential still works.", Target::Command("migratekit credential test NAME");
     /// Change the saved credential.

@@ -1,6 +1,7 @@
 //! Why an operation stopped: a closed list, each with its words, category, severity and actions.
 
 use super::Action;
+use crate::error::ErrorKind;
 
 codes! {
     /// What a failure has to do with.
@@ -119,6 +120,19 @@ causes! {
     Silent => "vma_unreachable_timeout", Connectivity, Error, "the other side has been silent for too long", [CheckConnection, ResumeReplication];
     /// Nobody can tell.
     Unknown => "unknown", Platform, Error, "the reason is not known", [ReadJobLog, ShowJob];
+}
+
+impl Cause {
+    /// The kind of error that it is for who waits: its own, or what comes nearest to what recovery finds.
+    #[must_use]
+    pub fn kind(self) -> ErrorKind {
+        match self {
+            Cause::NoProof => ErrorKind::Mismatch,
+            Cause::JobLost => ErrorKind::NotFound,
+            Cause::Silent => ErrorKind::Unreachable,
+            cause => ErrorKind::ALL.iter().copied().find(|kind| kind.code() == cause.code()).unwrap_or(ErrorKind::Internal),
+        }
+    }
 }
 
 /// Words of technical text, and the cause that they betray; the first that is found decides. All in lower case.

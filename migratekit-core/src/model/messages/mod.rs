@@ -19,6 +19,9 @@ pub use step::{StepClass, StepWords, step_words};
 
 use serde::{Deserialize, Serialize};
 
+use super::{Job, JobStatus};
+use crate::error::ErrorKind;
+
 /// What people read about a failure, or about an end by request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
@@ -32,6 +35,54 @@ pub struct Message {
     pub severity: Severity,
     /// What to do next, the likeliest first; never empty.
     pub actions: Vec<Action>,
+}
+
+impl Message {
+    /// The kind of error that a job's end is for who waited for it; none for one that runs or completed.
+    #[must_use]
+    pub fn kind_of(job: &Job) -> Option<ErrorKind> {
+        cause_of(job.status, job.error_kind.as_deref(), job.error_message.as_deref()).map(Cause::kind)
+    }
+
+    /// What people read of a job: none for one that runs or completed.
+    #[must_use]
+    pub fn of(job: &Job) -> Option<Message> {
+        told(job.status, job.error_kind.as_deref(), job.error_message.as_deref(), job.failed_step.as_deref(), job.next_action.as_deref())
+    }
+}
+
+/// What is said of a job with this status, code and technical text of its failure, step and next action. None for one that runs or
+/// completed.
+pub(super) fn told(
+    status: JobStatus,
+    code: Option<&str>,
+    technical: Option<&str>,
+    step: Option<&str>,
+    next_action: Option<&str>,
+) -> Option<Message> {
+    let cause = cause_of(status, code, technical)?;
+    let mut said = message(cause, step);
+    // What a job that cannot go on by itself names comes first.
+    if let Some(first) = next_action.and_then(|action| action.parse::<Action>().ok()) {
+        said.actions.retain(|action| *action != first);
+        said.actions.insert(0, first);
+    }
+    Some(said)
+}
+
+/// Why a job with this status does not run and did not complete.
+fn cause_of(status: JobStatus, code: Option<&str>, technical: Option<&str>) -> Option<Cause> {
+    match status {
+        JobStatus::Failed | JobStatus::NeedsAttention | JobStatus::RolledBack => Some(Cause::of(code, technical)),
+        JobStatus::Cancelled => Some(Cause::Cancelled),
+        JobStatus::RollingBack if code.is_some() || technical.is_some() => Some(Cause::of(code, technical)),
+        JobStatus::Pending
+        | JobStatus::Running
+        | JobStatus::Paused
+        | JobStatus::Cancelling
+        | JobStatus::RollingBack
+        | JobStatus::Completed => None,
+    }
 }
 
 /// The message for a failure in the step called `step` (a saga's name; any text is safe), by its cause.

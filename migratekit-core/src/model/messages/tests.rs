@@ -52,6 +52,7 @@ const TOLD_ELSEWHERE: [Action; 2] = [Action::MapNetworks, Action::CheckCloud];
 fn every_kind_of_error_and_every_finding_of_recovery_has_a_cause_of_its_own() {
     for kind in ErrorKind::ALL {
         assert_eq!(Cause::of(Some(kind.code()), Some("quota")).code(), kind.code());
+        assert_eq!(Cause::of(Some(kind.code()), None).kind(), *kind);
     }
     for lost in [Lost::NoProof, Lost::JobLost, Lost::Reported("no space left".into())] {
         assert_eq!(Cause::of(Some(lost.code()), None).code(), lost.code());

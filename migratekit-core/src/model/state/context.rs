@@ -5,8 +5,11 @@
 //!       ▲            │  ▲               │  ▲
 //!       └────────────┤  │               ▼  └─── rollback
 //!                    ▼  │         failed_over_live ─▶ completed
-//!                  failed            (any but completed) ─▶ cleanup_required ─▶ ready_for_failover, failed, discovered
+//!                  failed            (any but completed) ─▶ cleanup_required ─▶ replicating, ready_for_failover, failed, discovered
 //! ```
+//!
+//! `holds_point`, `lacks_point` and `nothing_yet` say how things are: a job that a person sends on ends well wherever its VM stands. A point
+//! that was complete is never lost.
 
 use super::Refused;
 
@@ -57,10 +60,13 @@ impl ContextStatus {
     pub fn next(self, on: ContextTrigger) -> Result<Self, Refused> {
         use {ContextStatus as S, ContextTrigger as T};
         Ok(match (on, self) {
-            (T::Began, S::Discovered | S::ReadyForFailover | S::Failed) => S::Replicating,
-            (T::HoldsPoint, S::Replicating | S::FailedOverTest | S::FailedOverLive | S::CleanupRequired) => S::ReadyForFailover,
-            (T::LacksPoint, S::Replicating | S::CleanupRequired) => S::Failed,
-            (T::NothingYet, S::Replicating | S::CleanupRequired) => S::Discovered,
+            // That none runs already is the database's to say (one active job of each VM), not this column's, which only follows. What a
+            // replication left behind, the next one mends; who asks for it looks whether it was a failover that did.
+            (T::Began, S::Discovered | S::Replicating | S::ReadyForFailover | S::Failed | S::CleanupRequired) => S::Replicating,
+            (T::HoldsPoint, S::Discovered | S::Replicating | S::Failed | S::CleanupRequired) => S::ReadyForFailover,
+            (T::HoldsPoint, S::FailedOverTest | S::FailedOverLive) => S::ReadyForFailover,
+            (T::LacksPoint, S::Discovered | S::Replicating | S::CleanupRequired) => S::Failed,
+            (T::NothingYet, S::Replicating | S::Failed | S::CleanupRequired) => S::Discovered,
             (T::TestRuns, S::ReadyForFailover) => S::FailedOverTest,
             (T::LiveRuns, S::ReadyForFailover) => S::FailedOverLive,
             (T::Committed, S::FailedOverLive) => S::Completed,

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use super::digest_map::{DIGEST_BLOCK, MapWriter, digest};
 use crate::block::Buffer;
 use crate::error::{Error, ErrorKind, Result};
-use crate::task::CancellationToken;
+use crate::task::{CancellationToken, Passed};
 
 const FREEZE: &str = "freeze a disk";
 
@@ -37,8 +37,15 @@ pub(super) fn begin(disk: &File, image: &Path, size: u64) -> Result<Frozen> {
     Ok(Frozen { image: file, cloned })
 }
 
-/// Copies what is to be copied, digests every block, and makes the image durable. Blocks; watches `cancel`.
-pub(super) fn complete(disk: &File, frozen: &Frozen, size: u64, map: &mut MapWriter, cancel: &CancellationToken) -> Result<()> {
+/// Copies what is to be copied, digests every block, and makes the image durable. Blocks; tells `passed` each step, and watches `cancel`.
+pub(super) fn complete(
+    disk: &File,
+    frozen: &Frozen,
+    size: u64,
+    map: &mut MapWriter,
+    passed: &Passed,
+    cancel: &CancellationToken,
+) -> Result<()> {
     let source = if frozen.cloned { &frozen.image } else { disk };
     let mut at = 0;
     while at < size {
@@ -52,6 +59,7 @@ pub(super) fn complete(disk: &File, frozen: &Frozen, size: u64, map: &mut MapWri
         } else {
             skip_step(at, end, map)?;
         }
+        passed.bytes(end - at);
         at = end;
     }
     frozen.image.sync_all().map_err(|e| Error::from_io("make a snapshot durable", e))

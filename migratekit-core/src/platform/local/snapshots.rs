@@ -15,7 +15,7 @@ use crate::model::{DiskSpec, PowerState};
 use crate::platform::machine::Machine;
 use crate::platform::names::{ChangeId, MachineRef, SnapshotName};
 use crate::platform::source::{Changes, Consistency, Snapshot, SnapshotDisk, SnapshotListed};
-use crate::task::{self, CancellationToken};
+use crate::task::{self, CancellationToken, Passed};
 
 /// A record of another version is not read: the snapshot is then a left-over, and removed.
 const FORMAT: u32 = 1;
@@ -82,7 +82,13 @@ fn remove_now(folder: &Path) -> Result<()> {
     remove_folder(folder)
 }
 
-pub(super) async fn create(site: &LocalSite, reference: &MachineRef, name: &SnapshotName, cancel: &CancellationToken) -> Result<Snapshot> {
+pub(super) async fn create(
+    site: &LocalSite,
+    reference: &MachineRef,
+    name: &SnapshotName,
+    passed: &Passed,
+    cancel: &CancellationToken,
+) -> Result<Snapshot> {
     let places = places(site, reference)?;
     let lock = lock(&places).await?;
     if find(site, reference, name)?.is_some() {
@@ -99,10 +105,10 @@ pub(super) async fn create(site: &LocalSite, reference: &MachineRef, name: &Snap
         return Err(Error::new(ErrorKind::Changed, "take a snapshot", "its disks changed just now; try again").with("machine", reference));
     }
     // The call of the kernel goes on when nobody waits any more: so do the lock and the hold.
-    let (name, cancel) = (name.clone(), cancel.clone());
+    let (name, passed, cancel) = (name.clone(), passed.clone(), cancel.clone());
     task::blocking(move || {
         let _lock = lock;
-        Making { places: &places, machine: &machine, name: &name, cancel: &cancel }.run(&held)
+        Making { places: &places, machine: &machine, name: &name, passed: &passed, cancel: &cancel }.run(&held)
     })
     .await?
 }
@@ -112,6 +118,7 @@ struct Making<'a> {
     places: &'a Places,
     machine: &'a Machine,
     name: &'a SnapshotName,
+    passed: &'a Passed,
     cancel: &'a CancellationToken,
 }
 
@@ -150,7 +157,7 @@ impl Making<'_> {
 
     fn complete(&self, tracking: &Tracking, number: u64, disk: &DiskSpec, held: &Held, begun: &Frozen) -> Result<ChangeId> {
         let mut map = tracking.begin_map(disk.key, number, disk.capacity_bytes)?;
-        freeze::complete(&held.file, begun, disk.capacity_bytes, &mut map, self.cancel)?;
+        freeze::complete(&held.file, begun, disk.capacity_bytes, &mut map, self.passed, self.cancel)?;
         map.finish()?;
         tracking.id(disk.key, number)
     }

@@ -11,7 +11,7 @@ use crate::platform::capability::SourceCapabilities;
 use crate::platform::machine::{Inventory, Listed, Machine};
 use crate::platform::names::{ChangeId, MachineRef, SnapshotName};
 use crate::platform::source::{Changes, Snapshot, SnapshotListed, Source};
-use crate::task::{self, CancellationToken};
+use crate::task::{self, CancellationToken, Passed};
 
 impl Inventory for LocalSite {
     fn machines(&self) -> BoxFuture<'_, Result<Vec<Listed>>> {
@@ -39,9 +39,10 @@ impl Source for LocalSite {
         &'a self,
         machine: &'a MachineRef,
         name: &'a SnapshotName,
+        passed: &'a Passed,
         cancel: &'a CancellationToken,
     ) -> BoxFuture<'a, Result<Snapshot>> {
-        Box::pin(snapshots::create(self, machine, name, cancel))
+        Box::pin(snapshots::create(self, machine, name, passed, cancel))
     }
 
     fn find_snapshot<'a>(&'a self, machine: &'a MachineRef, name: &'a SnapshotName) -> BoxFuture<'a, Result<Option<Snapshot>>> {

@@ -2,12 +2,15 @@
 
 use std::fs::{self, File};
 use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{Content, DumpReport, FORMAT, FORMAT_VERSION, Header, OWN_FACTS, Table, TableLine, Trailer, tables};
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
+
+use super::{Content, DumpReport, FORMAT, FORMAT_VERSION, Header, Table, TableLine, Trailer, tables};
 use crate::error::{Error, ErrorKind, Result};
+use crate::store::home::OWN_FACTS;
 use crate::store::row::Row;
 use crate::store::value::Value;
 use crate::store::{Store, Tx, dialect};
@@ -31,38 +34,95 @@ enum Kind {
 }
 
 impl Store {
-    /// Writes the catalog, or a part of it, to a new file. One snapshot; the file appears when it is whole and on disk.
+    /// Writes the catalog, or a part of it, to a new file. One snapshot, written to `PATH.partial` beside it; the file appears when it is
+    /// whole and on disk, and never in the place of another one.
     ///
     /// # Errors
-    /// [`ErrorKind::AlreadyExists`] when the file is there.
+    /// [`ErrorKind::InvalidInput`] when the schema is older than this program; [`ErrorKind::AlreadyExists`] when the file is there;
+    /// [`ErrorKind::Busy`] when another export writes it now;
+    /// [`ErrorKind::NoSpace`] when it does not fit: then nothing is left of it.
     pub async fn export(&self, path: &Path, content: Content) -> Result<DumpReport> {
-        if path.exists() {
-            return Err(Error::new(ErrorKind::AlreadyExists, EXPORT, "a file of this name exists").with("path", path.display()));
+        let partial = task::blocking({
+            let path = path.to_path_buf();
+            move || Partial::beside(&path)
+        });
+        let partial = partial.await?.map_err(|e| e.with("path", path.display()))?;
+        let status = self.schema_status().await?;
+        if !status.pending.is_empty() {
+            let message = "the schema is older than this program; bring it up to date first";
+            return Err(Error::new(ErrorKind::InvalidInput, EXPORT, message).with("catalog", self.url()));
         }
-        let partial = Partial(path.with_extension("partial"));
-        let partial = &partial;
-        let schema = self.schema_status().await?.applied.last().map(|(version, _)| version.clone()).unwrap_or_default();
-        let schema = &schema;
-        let report = self
-            .read(EXPORT, |tx| async move {
-                // Begun anew whenever the transaction is.
-                let sink = Sink::begin(&partial.0)?;
-                write_all(&tx, sink, content, schema).await
-            })
-            .await?;
-        let (from, to) = (partial.0.clone(), path.to_path_buf());
-        task::blocking(move || fs::rename(&from, &to)).await?.map_err(|e| Error::from_io(EXPORT, e).with("path", path.display()))?;
+        let schema = status.applied.last().map(|(version, _)| version.clone()).unwrap_or_default();
+        let (schema, sink) = (&schema, &partial.sink);
+        let written = self.read(EXPORT, |tx| async move {
+            // Begun anew whenever the transaction is.
+            sink.begin().await?;
+            write_all(&tx, sink.clone(), content, schema).await
+        });
+        let report = written.await.map_err(|e| e.with("path", path.display()))?;
+        let path = path.to_path_buf();
+        task::blocking(move || partial.appear_as(&path).map_err(|e| e.with("path", path.display()))).await??;
         Ok(report)
     }
 }
 
-/// A file that is removed unless it was renamed.
-struct Partial(PathBuf);
+/// A file in the making, locked; it is removed unless it was renamed. What a killed export left is taken over by the next one.
+struct Partial {
+    path: PathBuf,
+    sink: Sink,
+}
+
+impl Partial {
+    fn beside(target: &Path) -> Result<Self> {
+        if target.symlink_metadata().is_ok() {
+            return Err(exists());
+        }
+        let mut path = target.as_os_str().to_owned();
+        path.push(".partial");
+        let path = PathBuf::from(path);
+        let failed = |e: Errno| Error::from_io(EXPORT, e.into());
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let mode = Mode::RUSR | Mode::WUSR;
+        let fd = rustix::fs::open(&path, flags, mode).map_err(failed)?;
+        let busy = || Error::new(ErrorKind::Busy, EXPORT, "another export writes this file now");
+        match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => return Err(busy()),
+            Err(e) => return Err(failed(e)),
+        }
+        // Another one may have given it its name, or removed it, before we had the lock: then it is not ours to empty.
+        let ours = rustix::fs::fstat(&fd).map_err(failed)?;
+        match rustix::fs::lstat(&path) {
+            Ok(there) if (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino) => {}
+            _ => return Err(busy()),
+        }
+        rustix::fs::fchmod(&fd, mode).map_err(failed)?;
+        Ok(Partial { path, sink: Sink(Arc::new(Mutex::new((File::from(fd), blake3::Hasher::new())))) })
+    }
+
+    /// Gives it its name, which nothing may have, and brings the name to disk.
+    fn appear_as(self, target: &Path) -> Result<()> {
+        match rustix::fs::renameat_with(CWD, &self.path, CWD, target, RenameFlags::NOREPLACE) {
+            Ok(()) => {}
+            Err(Errno::EXIST) => return Err(exists()),
+            // A file system that cannot promise it: what came since we looked is seen here, but for an instant.
+            Err(Errno::INVAL | Errno::NOSYS) if target.symlink_metadata().is_ok() => return Err(exists()),
+            Err(Errno::INVAL | Errno::NOSYS) => fs::rename(&self.path, target).map_err(|e| Error::from_io(EXPORT, e))?,
+            Err(e) => return Err(Error::from_io(EXPORT, e.into())),
+        }
+        let folder = target.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+        File::open(folder).and_then(|folder| folder.sync_all()).map_err(|e| Error::from_io(EXPORT, e))
+    }
+}
 
 impl Drop for Partial {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
+        let _ = fs::remove_file(&self.path);
     }
+}
+
+fn exists() -> Error {
+    Error::new(ErrorKind::AlreadyExists, EXPORT, "a file of this name exists")
 }
 
 /// Where the lines go, with their digest.
@@ -70,20 +130,22 @@ impl Drop for Partial {
 struct Sink(Arc<Mutex<(File, blake3::Hasher)>>);
 
 impl Sink {
-    fn begin(path: &Path) -> Result<Self> {
-        let file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
-        let file = file.map_err(|e| Error::from_io(EXPORT, e).with("path", path.display()))?;
-        Ok(Sink(Arc::new(Mutex::new((file, blake3::Hasher::new())))))
+    /// Empties the file.
+    async fn begin(&self) -> Result<()> {
+        self.with(|file, hasher| {
+            *hasher = blake3::Hasher::new();
+            file.set_len(0)?;
+            std::io::Seek::rewind(file)
+        })
+        .await
     }
 
     async fn write(&self, text: String) -> Result<()> {
-        let sink = self.clone();
-        let written = task::blocking(move || {
-            let mut inner = sink.0.lock().unwrap_or_else(PoisonError::into_inner);
-            inner.1.update(text.as_bytes());
-            inner.0.write_all(text.as_bytes())
-        });
-        written.await?.map_err(|e| Error::from_io(EXPORT, e))
+        self.with(move |file, hasher| {
+            hasher.update(text.as_bytes());
+            file.write_all(text.as_bytes())
+        })
+        .await
     }
 
     fn digest(&self) -> String {
@@ -91,9 +153,17 @@ impl Sink {
     }
 
     async fn sync(&self) -> Result<()> {
+        self.with(|file, _| file.sync_all()).await
+    }
+
+    async fn with(&self, work: impl FnOnce(&mut File, &mut blake3::Hasher) -> std::io::Result<()> + Send + 'static) -> Result<()> {
         let sink = self.clone();
-        let synced = task::blocking(move || sink.0.lock().unwrap_or_else(PoisonError::into_inner).0.sync_all());
-        synced.await?.map_err(|e| Error::from_io(EXPORT, e))
+        let done = task::blocking(move || {
+            let mut inner = sink.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let (file, hasher) = &mut *inner;
+            work(file, hasher)
+        });
+        done.await?.map_err(|e| Error::from_io(EXPORT, e))
     }
 }
 

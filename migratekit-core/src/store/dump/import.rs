@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Content, DumpReport, FORMAT, FORMAT_VERSION, Header, MAX_LINE, Table, TableLine, Trailer, tables};
 use crate::error::{Error, ErrorKind, Result};
+use crate::store::home::OWN_FACTS;
 use crate::store::value::Value;
 use crate::store::{Store, Tx, dialect};
 use crate::task;
@@ -30,17 +31,18 @@ impl Store {
         let here = self.schema_status().await?.applied.last().map(|(version, _)| version.clone()).unwrap_or_default();
         if report.schema != here {
             let message = "the dump is of another schema; import it with the version of this program that made it, and migrate then";
-            return Err(Error::new(ErrorKind::Unsupported, IMPORT, message).with("dump", &report.schema).with("catalog", here));
+            let error = Error::new(ErrorKind::Unsupported, IMPORT, message).with("path", path.display());
+            return Err(error.with("dump", &report.schema).with("catalog", here));
         }
         let report = &report;
-        self.write(IMPORT, |tx| async move {
+        let filled = self.write(IMPORT, |tx| async move {
             refuse_full(&tx).await?;
             if report.content != Content::Schema {
                 fill(&tx, Lines::open(path)?, report).await?;
             }
             Ok(())
-        })
-        .await?;
+        });
+        filled.await.map_err(|e| e.with("path", path.display()).with("catalog", self.url()))?;
         Ok(report.clone())
     }
 }
@@ -52,20 +54,21 @@ fn damaged(message: &'static str) -> Error {
 /// Reads the whole file: its header, its end, its digest, its counts.
 fn check(path: &Path) -> Result<DumpReport> {
     let named = |e: Error| e.with("path", path.display());
-    let mut lines = Lines::open(path)?;
-    let first = lines.next_blocking()?.ok_or_else(|| named(Error::new(ErrorKind::InvalidInput, IMPORT, "the file is empty")))?;
+    let mut lines = Lines::open(path).map_err(named)?;
+    let first =
+        lines.next_blocking().map_err(named)?.ok_or_else(|| named(Error::new(ErrorKind::InvalidInput, IMPORT, "the file is empty")))?;
     let header: Header = serde_json::from_slice(&first)
         .ok()
         .filter(|header: &Header| header.format == FORMAT)
         .ok_or_else(|| named(Error::new(ErrorKind::InvalidInput, IMPORT, "the file is no dump of a catalog")))?;
     if header.format_version != FORMAT_VERSION {
-        return Err(named(
-            Error::new(ErrorKind::Unsupported, IMPORT, "the dump is of a newer format").with("version", header.format_version),
-        ));
+        let message = "the dump is of a newer format; import it with the version of this program that made it, or a later one";
+        let error = Error::new(ErrorKind::Unsupported, IMPORT, message).with("program", shown(&header.program));
+        return Err(named(error.with("format", header.format_version)));
     }
     let mut hasher = blake3::Hasher::new();
     let (mut held, mut counts, mut table) = (first, std::collections::BTreeMap::new(), None);
-    while let Some(line) = lines.next_blocking()? {
+    while let Some(line) = lines.next_blocking().map_err(named)? {
         hasher.update(&held);
         match held.first() {
             Some(b'[') => {
@@ -189,7 +192,7 @@ async fn begin(tx: &Tx, line: TableLine, content: Content) -> Result<Filling> {
         return Err(error.with("table", table.name).with("column", shown(unknown)));
     }
     if table.seeded {
-        tx.sql(IMPORT, format!("DELETE FROM {} WHERE name <> 'home_host'", table.name)).run().await?;
+        tx.sql(IMPORT, format!("DELETE FROM {}{}", table.name, not_own())).run().await?;
     }
     let names = line.columns.iter().map(|column| dialect::quoted(tx.backend(), column)).collect::<Vec<_>>().join(", ");
     let marks = vec!["?"; line.columns.len()].join(", ");
@@ -231,6 +234,12 @@ async fn insert(tx: &Tx, filling: &mut Filling, line: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// The rows of a table with facts that are not this catalog's own.
+fn not_own() -> String {
+    let names = OWN_FACTS.iter().map(|name| format!("'{name}'")).collect::<Vec<_>>().join(", ");
+    format!(" WHERE name NOT IN ({names})")
+}
+
 type Later = (&'static str, &'static str, Vec<(Value, Value)>);
 
 /// A table is through: as many rows as the dump says must be there.
@@ -238,8 +247,8 @@ async fn finish(tx: &Tx, filling: Option<Filling>, report: &DumpReport) -> Resul
     let Some(filling) = filling else { return Ok(None) };
     let name = filling.table.name;
     let said = report.counts.iter().find(|(table, _)| table == name).map_or(0, |(_, rows)| *rows);
-    let own = if filling.table.seeded { " WHERE name <> 'home_host'" } else { "" };
-    let counted = tx.sql(IMPORT, format!("SELECT COUNT(*) AS n FROM {name}{own}"));
+    let others = if filling.table.seeded { not_own() } else { String::new() };
+    let counted = tx.sql(IMPORT, format!("SELECT COUNT(*) AS n FROM {name}{others}"));
     let counted: u64 = counted.one("nothing was counted", |row| row.number("n")).await?;
     if counted != said || filling.rows != said {
         return Err(damaged("the catalog does not hold as many rows as the dump after the import").with("table", name));

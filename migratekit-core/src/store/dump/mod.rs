@@ -8,7 +8,8 @@
 //! ```
 //!
 //! Secrets stay sealed: what is read and written are the envelopes. An export is one snapshot; an import is one transaction, into an empty
-//! catalog, and is checked row by row against the counts before it is committed. The file has mode 0600 and appears when it is whole.
+//! catalog, and is checked row by row against the counts before it is committed. The file has mode 0600 and
+//! appears when it is whole.
 
 mod export;
 mod import;
@@ -141,9 +142,6 @@ const TABLES: &[Table] = &[
     data("network_mappings"),
     data("cbt_history"),
 ];
-
-/// Facts that are true of one catalog only.
-const OWN_FACTS: &[&str] = &["home_host"];
 
 fn tables(content: Content) -> impl Iterator<Item = &'static Table> {
     TABLES.iter().filter(move |table| content != Content::Configuration || table.configuration)

@@ -18,7 +18,7 @@ async fn pages_follow_each_other_without_gap_or_repetition(store: Store) {
         .read("page", |tx| async move {
             let (mut after, mut seen) = (None, Vec::new());
             loop {
-                let page = tx.feed().jobs(None, after.as_ref(), 150).await?;
+                let page = tx.feed().jobs(&FeedSearch::default(), after.as_ref(), 150).await?;
                 seen.extend(page.items.iter().map(|item| (item.created_at, item.job_id.clone())));
                 match page.next {
                     Some(next) => after = Some(next.to_string().parse()?),
@@ -28,21 +28,32 @@ async fn pages_follow_each_other_without_gap_or_repetition(store: Store) {
             assert_eq!(seen.len(), 1_000);
             assert!(seen.windows(2).all(|pair| pair[0] > pair[1]), "newest first, each once");
 
-            let of_one = tx.feed().jobs(Some(&context(7)), None, 200).await?;
+            let of_one = tx.feed().jobs(&FeedSearch { context: Some(&context(7)), ..FeedSearch::default() }, None, 200).await?;
             assert_eq!((of_one.items.len(), of_one.next), (25, None));
             assert!(of_one.items.iter().all(|item| item.context_id == Some(context(7))));
             let failed = of_one.items.iter().find(|item| item.error_message.is_some()).unwrap();
             assert!(is_clean(failed.error_message.as_deref().unwrap()) && !failed.actionable_steps.is_empty());
 
-            let active = tx.feed().active(None, 200).await?;
+            let active = tx.feed().jobs(&FeedSearch { active: true, ..FeedSearch::default() }, None, 200).await?;
             assert!(!active.items.is_empty() && active.items.iter().all(|item| item.status.is_busy()));
             assert_eq!(active.items[0].current_step.as_deref(), Some("Copying data"));
+
+            let status = Some(JobStatus::Failed);
+            let of_status = tx.feed().jobs(&FeedSearch { status, ..FeedSearch::default() }, None, 500).await?;
+            assert!(of_status.items.len() > 100 && of_status.items.iter().all(|item| item.status == JobStatus::Failed));
+            let both = FeedSearch { context: Some(&context(7)), status, active: false };
+            let both = tx.feed().jobs(&both, None, 500).await?.items;
+            let expected: Vec<_> = of_one.items.iter().filter(|item| item.status == JobStatus::Failed).cloned().collect();
+            assert!(!both.is_empty() && both == expected);
+            let busy = FeedSearch { context: active.items[0].context_id.as_ref(), status: None, active: true };
+            assert_eq!(tx.feed().jobs(&busy, None, 500).await?.items, active.items[..1]);
+            assert_eq!(tx.feed().job(&both[0].job_id).await?, both[0]);
 
             let (mut after, mut names) = (None, Vec::new());
             loop {
                 let page = tx.feed().contexts(after.as_ref(), 7).await?;
                 names.extend(page.items.iter().map(|item| item.vm_name.clone()));
-                assert!(page.items.iter().all(|item| item.last_job.as_ref().unwrap().context_id.as_ref() == Some(&item.context_id)));
+                assert!(page.items.iter().all(|item| item.last_job.as_ref().unwrap().context_id.as_ref() == Some(&item.context)));
                 match page.next {
                     Some(next) => after = Some(next.to_string().parse()?),
                     None => break,
@@ -61,7 +72,7 @@ async fn no_page_reads_a_table_whole(store: Store) {
     settle(&store).await.unwrap();
     let lines = store.read("plans", |tx| async move { plans(&tx, &context(3)).await }).await.unwrap();
     let names: BTreeSet<_> = lines.iter().map(|(name, _)| *name).collect();
-    assert_eq!(names.len(), 4);
+    assert_eq!(names.len(), 6);
     for (name, line) in &lines {
         assert!(!whole(line), "{name} reads a table whole: {line}\n{lines:#?}");
     }
@@ -70,7 +81,10 @@ async fn no_page_reads_a_table_whole(store: Store) {
         explain(&tx, tx.sql("explain", explained(&tx, "SELECT * FROM job_tracking j WHERE j.outcome = 'x'"))).await
     });
     assert!(bad.await.unwrap().iter().any(|line| whole(line)));
-    let active = store.read("page", |tx| async move { tx.feed().active(None, 200).await }).await.unwrap();
+    let active = store
+        .read("page", |tx| async move { tx.feed().jobs(&FeedSearch { active: true, ..FeedSearch::default() }, None, 200).await })
+        .await
+        .unwrap();
     assert_eq!(active.items.len() as u64, SCALE.contexts / BUSY);
 }
 

@@ -17,27 +17,27 @@ async fn count(store: &Store, table: &str) -> u64 {
 
 async fn old_rows_go_in_batches(store: Store) {
     fill(&store, SCALE).await.unwrap();
-    let swept = store.sweep(&Retention::default(), &CancellationToken::new()).await.unwrap();
+    let swept = store.sweep(&Retention::default(), u32::MAX, &CancellationToken::new()).await.unwrap();
     let running = count(&store, "job_tracking").await;
     assert_eq!((swept.log_events, swept.job_log, swept.jobs), (1_300, 600, 700 - running), "{swept:?}");
     assert!(running > 0, "jobs that run stay, however old");
     assert_eq!(ask(&store, "SELECT DISTINCT status AS value FROM job_tracking").await.unwrap(), [Some("running".to_owned())]);
     assert_eq!(count(&store, "log_events").await + count(&store, "job_execution_log").await, 0);
-    let again = store.sweep(&Retention::default(), &CancellationToken::new()).await.unwrap();
+    let again = store.sweep(&Retention::default(), u32::MAX, &CancellationToken::new()).await.unwrap();
     assert_eq!(again, Swept::default());
 }
 
 async fn the_logs_stay_below_their_bound(store: Store) {
     fill(&store, SCALE).await.unwrap();
     let ages = Duration::from_secs(100 * 365 * 86_400);
-    let keep = Retention { log_events: ages, job_log: ages, events: ages, jobs: ages, rows: 100 };
-    let swept = store.sweep(&keep, &CancellationToken::new()).await.unwrap();
+    let keep = Retention { log_events: ages, job_log: ages, events: ages, jobs: ages, rows: 100, ..Retention::default() };
+    let swept = store.sweep(&keep, u32::MAX, &CancellationToken::new()).await.unwrap();
     assert_eq!((swept.log_events, swept.job_log, swept.jobs), (1_200, 500, 0));
     let oldest = ask(&store, "SELECT CAST(MAX(id) - MIN(id) AS CHAR) AS value FROM log_events").await.unwrap();
     assert_eq!(oldest, [Some("99".to_owned())], "the newest stay");
     let stopped = CancellationToken::new();
     stopped.cancel();
-    assert_eq!(store.sweep(&keep, &stopped).await.unwrap_err().kind(), ErrorKind::Cancelled);
+    assert_eq!(store.sweep(&keep, u32::MAX, &stopped).await.unwrap_err().kind(), ErrorKind::Cancelled);
 }
 
 async fn what_is_still_needed_stays(store: Store) {
@@ -52,7 +52,7 @@ async fn what_is_still_needed_stays(store: Store) {
         change(&store, &text).await.unwrap();
     }
     change(&store, "UPDATE job_tracking SET parent_job_id = 'job-scale-000000004' WHERE id = 'job-scale-000000001'").await.unwrap();
-    store.sweep(&Retention::default(), &CancellationToken::new()).await.unwrap();
+    store.sweep(&Retention::default(), u32::MAX, &CancellationToken::new()).await.unwrap();
     let left = ask(&store, "SELECT id AS value FROM job_tracking WHERE status <> 'running' ORDER BY id").await.unwrap();
     let left: Vec<String> = left.into_iter().flatten().collect();
     assert_eq!(left, ["job-scale-000000001", "job-scale-000000002", "job-scale-000000004"]);

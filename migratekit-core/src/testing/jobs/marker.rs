@@ -23,19 +23,20 @@ use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ContextId, DiskKey, JobId};
 use crate::jobs::{Jobs, NewJob, Outcome, Progress, Saga, SagaDefinition, SagaFactory, Sagas, StepContext, StepEnd, StepSpec, Thing};
+use crate::model::messages::Action;
 use crate::model::{Job, JobKind, JobStatus, OtherSide};
 use crate::store::{Store, Tx};
 
 const STEPS: &[StepSpec] = &[
-    StepSpec::new("draft", "Writing the draft", 1),
-    StepSpec::new("lock", "Taking the lock", 1),
-    StepSpec::new("fill", "Filling the draft", 6).quiet(Duration::from_millis(400)),
-    StepSpec::new("commit", "Confirming the draft", 1).pivot(),
-    StepSpec::new("publish", "Publishing", 1).attempts(3),
-    StepSpec::new("tidy", "Tidying up", 1).attempts(3),
+    StepSpec::new("draft", 1),
+    StepSpec::new("lock", 1),
+    StepSpec::new("fill", 6).quiet(Duration::from_millis(400)),
+    StepSpec::new("commit", 1).pivot(),
+    StepSpec::new("publish", 1).attempts(3),
+    StepSpec::new("tidy", 1).attempts(3),
 ];
 
-const DEFINITION: SagaDefinition = SagaDefinition { kind: JobKind::Verify, steps: STEPS, next_action: "look_at_the_world" };
+const DEFINITION: SagaDefinition = SagaDefinition { kind: JobKind::Verify, steps: STEPS, next_action: Action::ShowJob };
 
 /// How a job of the marker saga shall go.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -129,7 +130,7 @@ impl MarkerWorld {
         names
     }
 
-    /// How often a thing of this name was made.
+    /// How often a thing of this name was made; of `filled-JOB`, how often `fill` came through its gate.
     #[must_use]
     pub fn times_made(&self, name: &str) -> usize {
         fs::read_to_string(self.folder.join("done.log")).unwrap_or_default().lines().filter(|line| *line == name).count()
@@ -180,9 +181,13 @@ impl MarkerWorld {
     fn make(&self, name: &str, cx: &StepContext) -> Result<String> {
         self.admit(cx)?;
         fs::OpenOptions::new().write(true).create_new(true).open(self.path(name)).map_err(io)?;
-        let mut log = fs::OpenOptions::new().append(true).create(true).open(self.folder.join("done.log")).map_err(io)?;
-        writeln!(log, "{name}").map_err(io)?;
+        self.note(name)?;
         Ok(name.to_owned())
+    }
+
+    fn note(&self, what: &str) -> Result<()> {
+        let mut log = fs::OpenOptions::new().append(true).create(true).open(self.folder.join("done.log")).map_err(io)?;
+        writeln!(log, "{what}").map_err(io)
     }
 
     fn remove(&self, name: &str, cx: &StepContext) -> Result<()> {
@@ -263,6 +268,7 @@ impl Marker {
                 }
                 clock::sleep(Duration::from_millis(5)).await;
             }
+            self.world.note(&format!("filled-{}", cx.job()))?;
         }
         cx.check()
     }

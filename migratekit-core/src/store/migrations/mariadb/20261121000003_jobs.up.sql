@@ -37,6 +37,7 @@ CREATE TABLE IF NOT EXISTS job_tracking (
     UNIQUE KEY `active_context_id` (active_context_id),
     KEY `ix context_id,created_at,id` (context_id, created_at, id),
     KEY `ix status,lease_until` (status, lease_until),
+    KEY `ix status,created_at,id` (status, created_at, id),
     KEY `ix parent_job_id` (parent_job_id),
     KEY `ix created_at,id` (created_at, id),
     KEY `ix job_category,created_at,id` (job_category, created_at, id),

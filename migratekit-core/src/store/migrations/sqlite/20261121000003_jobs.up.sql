@@ -74,6 +74,8 @@ CREATE INDEX IF NOT EXISTS ix_job_tracking__context_id__created_at__id ON job_tr
 
 CREATE INDEX IF NOT EXISTS ix_job_tracking__status__lease_until ON job_tracking (status, lease_until);
 
+CREATE INDEX IF NOT EXISTS ix_job_tracking__status__created_at__id ON job_tracking (status, created_at, id);
+
 CREATE INDEX IF NOT EXISTS ix_job_tracking__parent_job_id ON job_tracking (parent_job_id);
 
 CREATE INDEX IF NOT EXISTS ix_job_tracking__created_at__id ON job_tracking (created_at, id);

@@ -1,0 +1,57 @@
+//! Every bound of the tunnel, by name, with unit and reason.
+
+use std::time::Duration;
+
+use crate::units::{KIB, MIB};
+
+/// What a peer may have under way on one channel before it hears of the window again, in bytes. russh writes a whole batch before it
+/// reads again, so more than the sockets hold of it can block both sides; 2 MiB fills 40 MB/s at 50 ms, and more speed needs more connections.
+pub const WINDOW: u32 = 2 * 1024 * 1024;
+/// The longest payload of one packet, in bytes. 32 KiB costs half as much again in processor time, 256 KiB gains nothing more.
+pub const PACKET: u32 = 64 * 1024;
+/// Bytes a channel holds for a consumer that does not take them. Our own peers send no more until the consumer took some; on a
+/// connection of a foreign peer nothing more is read then.
+pub const CHANNEL_BUFFER: u64 = WINDOW as u64 + 256 * KIB;
+/// As [`CHANNEL_BUFFER`], for a foreign peer whose window our own write waits for: the window comes behind what it sent before.
+pub const STUCK_BUFFER: u64 = 8 * MIB;
+/// Bytes a connection reads ahead while it must write and cannot: all that the peer may send before it hears of the window again, so
+/// that two sides that both write always find a reader.
+pub const READ_AHEAD: u64 = 2 * WINDOW as u64 + MIB;
+/// Bytes taken from the socket by one read, in bytes: packets come in many small pieces otherwise.
+pub const SOCKET_READ: usize = 128 * 1024;
+/// Channels of one connection. A bulk connection has one; more than a few come only through forwarded ports.
+pub const MAX_CHANNELS: usize = 16;
+/// Connections of one key: the control connection and those of sixteen disks at four each.
+pub const MAX_SESSIONS_PER_KEY: usize = 65;
+/// Connections that have not shown a key yet, from one address.
+pub const MAX_HANDSHAKES_PER_SOURCE: usize = 64;
+/// Connections that have not shown a key yet, from everywhere; further ones are closed at once.
+pub const MAX_HANDSHAKES: usize = 256;
+/// Connections with a key, from everywhere.
+pub const MAX_SESSIONS: usize = 1024;
+/// From the accepted connection to the accepted key.
+pub const LOGIN_TIME: Duration = Duration::from_secs(20);
+/// Keys one connection may offer.
+pub const MAX_AUTH_ATTEMPTS: usize = 6;
+/// A refused key is answered after this long, whatever the reason.
+pub const REFUSAL_TIME: Duration = Duration::from_millis(300);
+/// Silence after which the peer is asked whether it lives.
+pub const KEEPALIVE: Duration = Duration::from_secs(30);
+/// Questions without an answer after which the connection is given up.
+pub const KEEPALIVE_MISSES: usize = 3;
+/// A session in which nothing at all happens for so many times [`KEEPALIVE`] ends: one whose peer said goodbye and never closes.
+pub const SILENT_KEEPALIVES: u32 = 5;
+/// The socket takes nothing for this long while there is something to send: the connection is given up. As long as the keepalives.
+pub const WRITE_STALL: Duration = Duration::from_secs(90);
+/// Until the connection to a server is made, and until it has answered the first packets.
+pub const CONNECT_TIME: Duration = Duration::from_secs(10);
+/// Until the other side answered the wish for a channel or a forward.
+pub const OPEN_TIME: Duration = Duration::from_secs(30);
+/// Between two looks whether the keys of live connections still hold; half of the second within which a revoked key is cut.
+pub const KEY_LOOK: Duration = Duration::from_millis(400);
+/// Bytes each way between two exchanges of keys (RFC 4253, 9).
+pub const REKEY_BYTES: usize = 1 << 30;
+/// The longest time between two exchanges of keys (RFC 4253, 9).
+pub const REKEY_TIME: Duration = Duration::from_secs(3600);
+/// The first port at which the OMA reaches a VMA; each VMA has its own.
+pub const FIRST_REVERSE_PORT: u16 = 9081;

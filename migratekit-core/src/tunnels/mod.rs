@@ -1,0 +1,60 @@
+//! The tunnel: one port, two directions, no way in for anybody else.
+//!
+//! All traffic between the VMware side and the cloud side goes through SSH, ours at both ends.
+//!
+//! ```text
+//!  VMA                                              OMA
+//!  nbd client ── TunnelStream ══ one channel, ══ TunnelStream ── StreamHandler of port 10809 ── nbd server
+//!                 (Client)       one connection     (Server)  ── StreamHandler of port 8082  ── HTTP
+//! ```
+//!
+//! - [`Server`]: listens, knows VMAs by their keys ([`KeySource`]), gives each stream with the VMA it comes from to the handler of its
+//!   port. There is no socket between the channel and the handler. What may be asked for is [`policy`]'s to say; all else is refused.
+//! - [`Client`]: goes out to a server whose key is pinned, and opens streams.
+//! - [`keys`]: host keys, user keys, fingerprints; [`authorized`]: a file of keys that may come in.
+//!
+//! What it promises:
+//!
+//! - **A slow consumer harms its own stream only.** The task of a session never waits for a consumer; what a channel holds is bounded by
+//!   credit beside SSH's windows (`flow`), between ends of ours; a foreign peer's connection is held up as a whole.
+//! - **Both directions may be full at once**: a write that waits takes in what the peer sends (`transport`).
+//! - **A revoked key is out**: [`Server::revoke`] cuts its connections and returns when their streams have ended; keys are looked at again
+//!   every [`limits::KEY_LOOK`] besides.
+//! - **Every wait ends**: by keepalives, by a write that stands still, by deadlines of login and of opening ([`limits`]).
+//!
+//! What it does not do: run programs, give terminals, forward sockets, X11 or agents. It does not know what travels in its streams.
+//! Only this module knows russh. Why it is built so: docs/adr (the tunnel).
+
+mod algorithms;
+pub mod authorized;
+mod channels;
+pub mod client;
+mod flow;
+pub mod keys;
+pub mod limits;
+pub mod policy;
+pub mod server;
+mod stream;
+mod transport;
+
+pub use self::authorized::AuthorizedKeys;
+pub use self::client::{Client, ClientOptions};
+pub use self::keys::{Fingerprint, PrivateKey, PublicKey};
+pub use self::server::{KeySource, Peer, Server, ServerOptions, StreamHandler};
+pub use self::stream::{ReadHalf, TunnelStream, WriteHalf};
+
+/// The user by whose name VMAs log in.
+pub const USER: &str = "vma_tunnel";
+/// The port behind which the NBD server is, on the OMA's loopback.
+pub const NBD_PORT: u16 = 10809;
+/// The port behind which the API is, on the OMA's loopback.
+pub const API_PORT: u16 = 8082;
+
+/// A VMA that may come in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vma {
+    /// What it is known by, in logs and to the handlers of its streams.
+    pub name: String,
+    /// The one port at which it may listen here.
+    pub reverse_port: Option<u16>,
+}
