@@ -326,27 +326,32 @@ async fn target_removes(target: &dyn Target, tag: &VolumeTag, volume: Volume) ->
     target.remove_volume(&again.id).await.map(|_| ())
 }
 
+/// Which calls fail, by their names.
+struct Faults(Box<dyn Fn(&'static str) -> Option<Error> + Send + Sync>);
+
+impl Faults {
+    fn call<'a, T>(&'a self, name: &'static str, call: BoxFuture<'a, Result<T>>) -> BoxFuture<'a, Result<T>>
+    where
+        T: Send + 'a,
+    {
+        match (self.0)(name) {
+            None => call,
+            Some(error) => Box::pin(async move { Err(error) }),
+        }
+    }
+}
+
 /// A source whose calls may fail before they are made.
 pub struct FaultySource {
     inner: Arc<dyn Source>,
-    fail: Box<dyn Fn(&'static str) -> Option<Error> + Send + Sync>,
+    faults: Faults,
 }
 
 impl FaultySource {
     /// `fail` is told the name of each call, and gives the error it shall fail with.
     #[must_use]
     pub fn new(inner: Arc<dyn Source>, fail: impl Fn(&'static str) -> Option<Error> + Send + Sync + 'static) -> Self {
-        FaultySource { inner, fail: Box::new(fail) }
-    }
-
-    fn call<'a, T>(&'a self, name: &'static str, call: BoxFuture<'a, Result<T>>) -> BoxFuture<'a, Result<T>>
-    where
-        T: Send + 'a,
-    {
-        match (self.fail)(name) {
-            None => call,
-            Some(error) => Box::pin(async move { Err(error) }),
-        }
+        FaultySource { inner, faults: Faults(Box::new(fail)) }
     }
 }
 
@@ -356,11 +361,11 @@ impl Source for FaultySource {
     }
 
     fn describe<'a>(&'a self, machine: &'a MachineRef) -> BoxFuture<'a, Result<Machine>> {
-        self.call("describe", self.inner.describe(machine))
+        self.faults.call("describe", self.inner.describe(machine))
     }
 
     fn snapshots<'a>(&'a self, machine: &'a MachineRef) -> BoxFuture<'a, Result<Vec<SnapshotListed>>> {
-        self.call("snapshots", self.inner.snapshots(machine))
+        self.faults.call("snapshots", self.inner.snapshots(machine))
     }
 
     fn create_snapshot<'a>(
@@ -370,19 +375,19 @@ impl Source for FaultySource {
         passed: &'a Passed,
         cancel: &'a CancellationToken,
     ) -> BoxFuture<'a, Result<Snapshot>> {
-        self.call("create_snapshot", self.inner.create_snapshot(machine, name, passed, cancel))
+        self.faults.call("create_snapshot", self.inner.create_snapshot(machine, name, passed, cancel))
     }
 
     fn find_snapshot<'a>(&'a self, machine: &'a MachineRef, name: &'a SnapshotName) -> BoxFuture<'a, Result<Option<Snapshot>>> {
-        self.call("find_snapshot", self.inner.find_snapshot(machine, name))
+        self.faults.call("find_snapshot", self.inner.find_snapshot(machine, name))
     }
 
     fn remove_snapshot<'a>(&'a self, machine: &'a MachineRef, name: &'a SnapshotName) -> BoxFuture<'a, Result<bool>> {
-        self.call("remove_snapshot", self.inner.remove_snapshot(machine, name))
+        self.faults.call("remove_snapshot", self.inner.remove_snapshot(machine, name))
     }
 
     fn open_disk<'a>(&'a self, snapshot: &'a Snapshot, disk: DiskKey) -> BoxFuture<'a, Result<Arc<dyn BlockRead>>> {
-        self.call("open_disk", self.inner.open_disk(snapshot, disk))
+        self.faults.call("open_disk", self.inner.open_disk(snapshot, disk))
     }
 
     fn changes<'a>(
@@ -392,31 +397,21 @@ impl Source for FaultySource {
         since: &'a ChangeId,
         cancel: &'a CancellationToken,
     ) -> BoxFuture<'a, Result<Changes>> {
-        self.call("changes", self.inner.changes(snapshot, disk, since, cancel))
+        self.faults.call("changes", self.inner.changes(snapshot, disk, since, cancel))
     }
 }
 
 /// A target whose calls may fail before they are made.
 pub struct FaultyTarget {
     inner: Arc<dyn Target>,
-    fail: Box<dyn Fn(&'static str) -> Option<Error> + Send + Sync>,
+    faults: Faults,
 }
 
 impl FaultyTarget {
     /// `fail` is told the name of each call, and gives the error it shall fail with.
     #[must_use]
     pub fn new(inner: Arc<dyn Target>, fail: impl Fn(&'static str) -> Option<Error> + Send + Sync + 'static) -> Self {
-        FaultyTarget { inner, fail: Box::new(fail) }
-    }
-
-    fn call<'a, T>(&'a self, name: &'static str, call: BoxFuture<'a, Result<T>>) -> BoxFuture<'a, Result<T>>
-    where
-        T: Send + 'a,
-    {
-        match (self.fail)(name) {
-            None => call,
-            Some(error) => Box::pin(async move { Err(error) }),
-        }
+        FaultyTarget { inner, faults: Faults(Box::new(fail)) }
     }
 }
 
@@ -426,26 +421,26 @@ impl Target for FaultyTarget {
     }
 
     fn create_volume<'a>(&'a self, tag: &'a VolumeTag, size: u64) -> BoxFuture<'a, Result<Volume>> {
-        self.call("create_volume", self.inner.create_volume(tag, size))
+        self.faults.call("create_volume", self.inner.create_volume(tag, size))
     }
 
     fn find_volume<'a>(&'a self, tag: &'a VolumeTag) -> BoxFuture<'a, Result<Option<Volume>>> {
-        self.call("find_volume", self.inner.find_volume(tag))
+        self.faults.call("find_volume", self.inner.find_volume(tag))
     }
 
     fn volumes(&self) -> BoxFuture<'_, Result<Vec<VolumeListed>>> {
-        self.call("volumes", self.inner.volumes())
+        self.faults.call("volumes", self.inner.volumes())
     }
 
     fn resize_volume<'a>(&'a self, id: &'a VolumeId, size: u64) -> BoxFuture<'a, Result<Volume>> {
-        self.call("resize_volume", self.inner.resize_volume(id, size))
+        self.faults.call("resize_volume", self.inner.resize_volume(id, size))
     }
 
     fn remove_volume<'a>(&'a self, id: &'a VolumeId) -> BoxFuture<'a, Result<bool>> {
-        self.call("remove_volume", self.inner.remove_volume(id))
+        self.faults.call("remove_volume", self.inner.remove_volume(id))
     }
 
     fn open_volume<'a>(&'a self, expected: &'a Volume) -> BoxFuture<'a, Result<VolumePlace>> {
-        self.call("open_volume", self.inner.open_volume(expected))
+        self.faults.call("open_volume", self.inner.open_volume(expected))
     }
 }
