@@ -258,8 +258,7 @@ fn behind_the_point_of_return_ctrl_c_waits_and_sigterm_leaves_it_to_resume() {
 
 #[test]
 fn who_watches_a_job_that_is_laid_down_is_told() {
-    let home = home_with(&[1024 * MIB]);
-    // So much that two more programs start before all of it is copied.
+    let home = home_with(&[256 * MIB]);
     let mut pass = begun(&home, "stopped");
     let job = home.json(&["job", "list", "--active"])["items"][0]["job_id"].as_str().unwrap().to_owned();
     let mut watch = home.start(&["job", "watch", &job], "watching");

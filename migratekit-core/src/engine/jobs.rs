@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::Engine;
 use super::page;
-use crate::clock::{self, Timestamp};
+use crate::clock::{self, Instant, Timestamp};
 use crate::error::{Error, Result};
 use crate::id::{ContextId, Epoch, JobId, RunnerId};
 use crate::jobs::{Follow, MONITOR};
@@ -155,17 +155,19 @@ impl JobRows {
         }
     }
 
-    /// Waits until the job has come to rest, or is laid down.
+    /// Waits until the job has come to rest, or is laid down, or nobody runs it any more: until [`JobRows::follow`] ends.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound).
     pub async fn wait(&self, id: &JobId) -> Result<Job> {
-        let rests = |job: &Job| !job.status.is_busy() || job.status == JobStatus::Paused;
-        self.engine.desk().wait_until(id, &CancellationToken::new(), rests).await
+        let mut events = self.follow(id).await?;
+        while events.next().await?.is_some() {}
+        self.get(id).await
     }
 
     /// Follows a job's events from its first to the one that ends it; also those of a job that another process runs. It ends too where nothing
-    /// more will come: when the job is paused, and when its process is gone (which is seen within four minutes).
+    /// more will come: when the job is paused, when its process gave it back (seen within ten seconds), and when its process is gone (within four
+    /// minutes).
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound).
@@ -176,7 +178,8 @@ impl JobRows {
             over: false,
             engine: self.engine.clone(),
             job: id.clone(),
-            every: MONITOR,
+            every: LOOK,
+            patience: MONITOR,
             seen: None,
         })
     }
@@ -213,9 +216,14 @@ pub struct JobEvents {
     job: JobId,
     /// How often its owner is looked at.
     every: Duration,
-    /// Who held it at the last look.
-    seen: Option<Holder>,
+    /// For how long an owner whose lease is over may be silent: another one may still take the job.
+    patience: Duration,
+    /// Who held it at the last look, and since when it is the same.
+    seen: Option<(Holder, Instant)>,
 }
+
+/// How often who follows a job looks who runs it: as long as a job that was given back waits at most for the next runner that is there.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// Who holds a job, and how often that was renewed; none: nobody.
 type Holder = Option<(RunnerId, Epoch, u64)>;
@@ -253,16 +261,20 @@ impl JobEvents {
         }
     }
 
-    /// Whether nobody runs the job: as at the last look nobody holds it, or its lease is over and was not renewed since.
+    /// Whether nobody runs the job: nobody holds it, as at the last look, or its lease is over and was not renewed for long.
     async fn is_left(&mut self) -> Result<bool> {
         let id = &self.job;
         let read = self.engine.store().read("look who runs a job", |tx| async move { Ok((tx.now().await?, tx.jobs().get(id).await?)) });
-        let (now, job) = read.await?;
-        let over = job.lease.as_ref().is_none_or(|lease| now > lease.until);
+        let (now_there, job) = read.await?;
+        let over = job.lease.as_ref().is_none_or(|lease| now_there > lease.until);
         let holder: Holder = job.lease.map(|lease| (lease.owner, lease.epoch, lease.renewals));
-        let same = self.seen.replace(holder.clone()) == Some(holder);
+        let now = clock::now();
+        let since = self.seen.take().and_then(|(before, since)| (before == holder).then_some(since));
+        let patience = if holder.is_none() { Duration::ZERO } else { self.patience };
+        let still = since.is_some_and(|since| now.saturating_duration_since(since) >= patience);
+        self.seen = Some((holder, since.unwrap_or(now)));
         // One that waits for its turn is not left; one that came to rest has an event that says so.
-        Ok(same && over && job.status.is_busy() && job.status != JobStatus::Pending)
+        Ok(still && over && job.status.is_busy() && job.status != JobStatus::Pending)
     }
 }
 

@@ -15,7 +15,7 @@ fn a_job_that_nobody_runs_is_not_waited_for() {
         let job = world.start(&Jobs::new(store.clone(), world.sagas()), &context(&store).await, &MarkerInput::default()).await.unwrap();
         let engine = Engine::builder().store(store.clone()).vault(Vault::new(Keys::new(Key::generate().unwrap()))).build().await.unwrap();
         let mut events = engine.jobs().follow(&job).await.unwrap();
-        events.every = Duration::from_millis(5);
+        (events.every, events.patience) = (Duration::from_millis(5), Duration::ZERO);
         assert_eq!(events.next().await.unwrap().unwrap().kind, EventKind::JobCreated);
         assert!(!events.is_left().await.unwrap() && !events.is_left().await.unwrap(), "it waits for its turn");
 
@@ -30,6 +30,14 @@ fn a_job_that_nobody_runs_is_not_waited_for() {
         change(&store, &held("1")).await.unwrap();
         change(&store, "UPDATE job_tracking SET lease_renewals = lease_renewals + 1").await.unwrap();
         assert!(!events.is_left().await.unwrap(), "it was renewed since the last look");
-        assert_eq!(events.next().await.unwrap(), None, "it was not, and is over");
+        events.patience = Duration::from_secs(3600);
+        assert!(!events.is_left().await.unwrap(), "another one may still take it");
+        let given_back = format!("UPDATE job_tracking SET lease_owner = NULL, lease_until = NULL WHERE id = '{job}'");
+        change(&store, &given_back).await.unwrap();
+        assert!(!events.is_left().await.unwrap(), "it may be taken at once");
+        assert!(events.is_left().await.unwrap(), "it was given back, and nobody took it");
+        change(&store, &held("1")).await.unwrap();
+        events.patience = Duration::ZERO;
+        assert_eq!(events.next().await.unwrap(), None, "it was not renewed, and is over");
     });
 }
