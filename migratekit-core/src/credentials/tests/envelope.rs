@@ -66,7 +66,8 @@ fn each_cause_has_its_own_text() {
     let (vault, sealed) = sealed();
     let text = sealed.to_string();
     let prefix = Sealed::prefix(vault.fingerprint());
-    let damaged = text.replacen(&text[30..31], if &text[30..31] == "A" { "B" } else { "A" }, 1);
+    let mut damaged = text.clone();
+    damaged.replace_range(30..31, if &text[30..31] == "A" { "B" } else { "A" });
     let cases = [
         (row("7"), damaged, "it was damaged"),
         (row("8"), text.clone(), "made for another row"),
