@@ -50,7 +50,8 @@ pub use self::digest::{
 pub use self::disk_copy::{DiskCopy, DiskCopyReport, OpenDiskCopy, Verify};
 pub use self::endpoint::Endpoint;
 pub use self::engine::{
-    Copy, CopyOptions, DEFAULT_REQUEST, FIRST_IN_FLIGHT, MAX_IN_FLIGHT, MEASURED_IN_FLIGHT, PieceRetry, ResumeMap, SMALLEST_REQUEST,
+    Copy, CopyOptions, DEFAULT_REQUEST, FIRST_IN_FLIGHT, FIRST_OVER_A_LONG_WAY, LONG_WAY, MAX_IN_FLIGHT, MEASURED_IN_FLIGHT,
+    MEASURED_OVER_A_LONG_WAY, PieceRetry, ResumeMap, SMALLEST_REQUEST,
 };
 pub use self::export::{ExportOptions, INTERVAL_BYTES, INTERVAL_TIME, LedgeredExport, Reopen, StateOf};
 pub use self::image::{ImageDisk, ImageFormat, ImageOptions};

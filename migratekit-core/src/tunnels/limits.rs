@@ -21,8 +21,8 @@ pub const READ_AHEAD: u64 = 2 * WINDOW as u64 + MIB;
 pub const SOCKET_READ: usize = 128 * 1024;
 /// Channels of one connection. A bulk connection has one; more than a few come only through forwarded ports.
 pub const MAX_CHANNELS: usize = 16;
-/// Connections of one key: the control connection and those of sixteen disks at four each.
-pub const MAX_SESSIONS_PER_KEY: usize = 65;
+/// Connections of one key: the control connection and those of sixteen disks over a long way, at sixteen each.
+pub const MAX_SESSIONS_PER_KEY: usize = 257;
 /// Connections that have not shown a key yet, from one address.
 pub const MAX_HANDSHAKES_PER_SOURCE: usize = 64;
 /// Connections that have not shown a key yet, from everywhere; further ones are closed at once.

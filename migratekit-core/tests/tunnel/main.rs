@@ -3,8 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 #![allow(clippy::cast_possible_truncation)]
 
+mod bad_line;
 mod copies;
+mod crowd;
 mod doors;
+mod far_rig;
 mod flow;
 mod openssh;
 mod rig;

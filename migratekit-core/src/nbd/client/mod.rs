@@ -41,6 +41,7 @@ mod tls;
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -55,7 +56,7 @@ use crate::block::{BlockInfo, BlockRead, Capabilities, MAX_REQUEST, PREFERRED_BL
 use crate::error::{Error, ErrorKind, Result};
 use crate::nbd::handshake::client::{Plan, Purpose, Style};
 pub use crate::nbd::handshake::facts::{BlockSizes, ListedExport, MetaContext, Negotiated};
-use crate::nbd::limits::MAX_CLIENT_CONNECTIONS;
+use crate::nbd::limits::{LONG_WAY_RATE, MAX_CLIENT_CONNECTIONS};
 use crate::nbd::stream::ByteStream;
 use crate::nbd::uri::Uri;
 use crate::nbd::wire::{BASE_ALLOCATION, DIGEST_NAME_PREFIX, LEDGER_CONTEXT, PASS_CONTEXT_PREFIX, transmission};
@@ -103,10 +104,11 @@ impl Client {
         let mut plan = plan_of(&options);
         let first = origin.open(plan.clone(), options.timeouts).await.map_err(|e| e.with("server", &name))?;
         plan.style = first.style;
-        let facts = first.facts.clone();
+        let (facts, round_trip) = (first.facts.clone(), first.round_trip);
+        let connections = connections_for(options.connections, options.window, round_trip);
         let mut opened = vec![first];
-        if options.connections > 1 && origin.can_repeat() && facts.has(transmission::CAN_MULTI_CONN) {
-            opened.extend(more_connections(&origin, &plan, &options, &facts).await.map_err(|e| e.with("server", &name))?);
+        if connections > 1 && origin.can_repeat() && facts.has(transmission::CAN_MULTI_CONN) {
+            opened.extend(more_connections(&origin, &plan, &options, &facts, connections).await.map_err(|e| e.with("server", &name))?);
         }
         let (mut lanes, mut queues) = (Vec::new(), Vec::new());
         for _ in &opened {
@@ -127,6 +129,7 @@ impl Client {
             lanes,
             bytes: Arc::new(Semaphore::new(usize::try_from(bytes_limit).unwrap_or(Semaphore::MAX_PERMITS))),
             bytes_limit,
+            round_trip,
             failed: OnceLock::new(),
         });
         Ok(Client { tasks: start(&core, opened, queues), core })
@@ -154,6 +157,12 @@ impl Client {
     #[must_use]
     pub fn connections(&self) -> usize {
         self.core.lanes.len()
+    }
+
+    /// How long an answer was under way when the client connected: the shortest of the handshake's.
+    #[must_use]
+    pub fn round_trip(&self) -> Duration {
+        self.core.round_trip
     }
 
     /// How many times a connection broke so far. When it rises, writes acknowledged before and not flushed are in doubt.
@@ -205,6 +214,7 @@ impl Client {
         let options = ConnectOptions {
             uri: options.uri.with_export(name),
             connections: 1,
+            window: None,
             pass: None,
             want_ledger: false,
             contexts: Vec::new(),
@@ -261,13 +271,28 @@ fn start(core: &Arc<Core>, opened: Vec<Opened>, queues: Vec<UnboundedReceiver<Or
     tasks
 }
 
+/// How many connections: those that are asked for, and over a long way as many as carry [`LONG_WAY_RATE`] by windows of which half is
+/// waiting to be given back.
+fn connections_for(asked: usize, window: Option<u32>, round_trip: Duration) -> usize {
+    let Some(window) = window else { return asked };
+    let under_way = u128::from(LONG_WAY_RATE) * round_trip.as_micros() / 1_000_000;
+    let needed = under_way.div_ceil(u128::from(window / 2).max(1));
+    usize::try_from(needed).unwrap_or(MAX_CLIENT_CONNECTIONS).clamp(asked, MAX_CLIENT_CONNECTIONS.max(asked))
+}
+
 /// The further connections. One that cannot be made is done without; one that shows another export is an error.
-async fn more_connections(origin: &Arc<Origin>, plan: &Plan, options: &ConnectOptions, facts: &Negotiated) -> Result<Vec<Opened>> {
+async fn more_connections(
+    origin: &Arc<Origin>,
+    plan: &Plan,
+    options: &ConnectOptions,
+    facts: &Negotiated,
+    connections: usize,
+) -> Result<Vec<Opened>> {
     // A server that lets more connections wait than it serves must not hold up the one that stands.
     let timeouts = Timeouts { handshake: options.timeouts.handshake.min(options.timeouts.connect), ..options.timeouts };
     let mut scope = Scope::new();
     let (done, mut results) = unbounded_channel();
-    for _ in 1..options.connections {
+    for _ in 1..connections {
         let (origin, plan, done) = (Arc::clone(origin), plan.clone(), done.clone());
         scope.spawn(async move {
             let _ = done.send(origin.open(plan, timeouts).await);

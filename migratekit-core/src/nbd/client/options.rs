@@ -16,6 +16,9 @@ pub struct ConnectOptions {
     pub uri: Uri,
     /// Connections, 1 to 16; more than one only to a server that says CAN_MULTI_CONN. By default 4.
     pub connections: usize,
+    /// What one connection may have under way before it hears from the other side, in bytes, where something but TCP bounds it. Over a long
+    /// way as many more connections are made as [`LONG_WAY_RATE`](crate::nbd::limits::LONG_WAY_RATE) needs. `None`: no more.
+    pub window: Option<u32>,
     /// The pass the writes belong to (a server of ours records it in its ledger): 1 to 64 of `[0-9a-zA-Z._-]`.
     pub pass: Option<String>,
     /// Asks for the server's ledger ([`super::Client::ledger`]).
@@ -41,6 +44,7 @@ impl ConnectOptions {
         ConnectOptions {
             uri,
             connections: 4,
+            window: None,
             pass: None,
             want_ledger: false,
             read_only: false,
