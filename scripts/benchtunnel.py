@@ -70,7 +70,7 @@ class Bench:
         self.dst = os.path.join(folder, "dst")
         self.log = open(os.path.join(folder, "log"), "ab")
         self.size = 256 * MIB if args.quick else 4 * GIB
-        self.far_size = 128 * MIB if args.quick else GIB
+        self.far_size = 128 * MIB if args.quick else 2 * GIB
         self.narrow_size = 16 * MIB if args.quick else 128 * MIB
         self.kept = keep_memory(2 * self.size)
         self.image, self.noise = os.path.join(folder, "src.img"), os.path.join(folder, "noise.img")

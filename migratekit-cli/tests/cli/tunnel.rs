@@ -11,16 +11,20 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::run::{command, copy_report, number, random_image, run_within, succeed};
 
 /// `tunnel serve`, and what it printed.
-struct Serving {
+pub struct Serving {
     child: Child,
     port: String,
-    fingerprint: String,
+    pub fingerprint: String,
 }
 
 impl Serving {
     fn start(folder: &Path, exports: &[&str]) -> Self {
+        Serving::start_at("127.0.0.1:0", folder, exports)
+    }
+
+    pub fn start_at(listen: &str, folder: &Path, exports: &[&str]) -> Self {
         let text = |name: &str| folder.join(name).display().to_string();
-        let mut all = vec!["tunnel".to_owned(), "serve".into(), "--listen".into(), "127.0.0.1:0".into()];
+        let mut all = vec!["tunnel".to_owned(), "serve".into(), "--listen".into(), listen.to_owned()];
         all.extend(["--host-key".into(), text("host_key"), "--authorized-keys".into(), text("authorized")]);
         for export in exports {
             all.extend(["--export".into(), (*export).to_owned()]);
@@ -35,12 +39,20 @@ impl Serving {
         Serving { child, port, fingerprint: (*fingerprint).to_owned() }
     }
 
-    fn address(&self, export: &str) -> String {
+    /// Where it listens.
+    pub fn listen(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    pub fn address(&self, export: &str) -> String {
         format!("ssh://127.0.0.1:{}/{export}", self.port)
     }
 
+    /// `kill -9`.
+    pub fn kill(self) {}
+
     /// Ends it in order.
-    fn stop(mut self) {
+    pub fn stop(mut self) {
         kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
         assert_eq!(self.child.wait().unwrap().code(), Some(0));
     }
@@ -54,7 +66,7 @@ impl Drop for Serving {
 }
 
 /// A key as a user has it; its public half is what comes in.
-fn keys(folder: &Path) -> String {
+pub fn keys(folder: &Path) -> String {
     let key = folder.join("key").display().to_string();
     let made = Command::new(program("ssh-keygen")).args(["-q", "-t", "ed25519", "-N", "", "-C", "vma", "-f", &key]).output().unwrap();
     assert!(made.status.success(), "{made:?}");

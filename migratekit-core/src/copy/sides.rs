@@ -152,9 +152,11 @@ impl Target {
         fingerprint: &Fingerprint,
         resume: Option<&[ByteRange]>,
     ) -> Result<Self> {
-        let options = connect_options(&remote, connections);
+        let side = |e: Error| e.with("side", "target");
         let look =
             remote.connect(ConnectOptions { want_ledger: true, ..ConnectOptions::glance(remote.uri.clone()) }).await.map_err(side)?;
+        let options =
+            ConnectOptions { round_trip: look.can_multi_conn().then_some(look.round_trip()), ..connect_options(&remote, connections) };
         if !look.has_ledger() {
             look.close().await?;
             let client = remote.connect(options).await.map_err(side)?;

@@ -56,7 +56,7 @@ use crate::block::{BlockInfo, BlockRead, Capabilities, MAX_REQUEST, PREFERRED_BL
 use crate::error::{Error, ErrorKind, Result};
 use crate::nbd::handshake::client::{Plan, Purpose, Style};
 pub use crate::nbd::handshake::facts::{BlockSizes, ListedExport, MetaContext, Negotiated};
-use crate::nbd::limits::{LONG_WAY_RATE, MAX_CLIENT_CONNECTIONS};
+use crate::nbd::limits::MAX_CLIENT_CONNECTIONS;
 use crate::nbd::stream::ByteStream;
 use crate::nbd::uri::Uri;
 use crate::nbd::wire::{BASE_ALLOCATION, DIGEST_NAME_PREFIX, LEDGER_CONTEXT, PASS_CONTEXT_PREFIX, transmission};
@@ -102,13 +102,19 @@ impl Client {
     async fn open(origin: Arc<Origin>, name: String, options: ConnectOptions) -> Result<Self> {
         check_options(&options)?;
         let mut plan = plan_of(&options);
+        let begin_more = |plan: &Plan, round_trip| {
+            let connections = options.connections_over(round_trip);
+            (connections > 1 && origin.can_repeat()).then(|| More::begin(&origin, plan, &options, connections - 1))
+        };
+        let begun = options.round_trip.and_then(|round_trip| begin_more(&plan, round_trip));
         let first = origin.open(plan.clone(), options.timeouts).await.map_err(|e| e.with("server", &name))?;
         plan.style = first.style;
         let (facts, round_trip) = (first.facts.clone(), first.round_trip);
-        let connections = connections_for(options.connections, options.window, round_trip);
         let mut opened = vec![first];
-        if connections > 1 && origin.can_repeat() && facts.has(transmission::CAN_MULTI_CONN) {
-            opened.extend(more_connections(&origin, &plan, &options, &facts, connections).await.map_err(|e| e.with("server", &name))?);
+        if facts.has(transmission::CAN_MULTI_CONN)
+            && let Some(more) = begun.or_else(|| begin_more(&plan, round_trip))
+        {
+            opened.extend(more.gather(&facts).await.map_err(|e| e.with("server", &name))?);
         }
         let (mut lanes, mut queues) = (Vec::new(), Vec::new());
         for _ in &opened {
@@ -157,6 +163,12 @@ impl Client {
     #[must_use]
     pub fn connections(&self) -> usize {
         self.core.lanes.len()
+    }
+
+    /// Whether the server allows several connections that write as one.
+    #[must_use]
+    pub fn can_multi_conn(&self) -> bool {
+        self.core.facts.has(transmission::CAN_MULTI_CONN)
     }
 
     /// How long an answer was under way when the client connected: the shortest of the handshake's.
@@ -215,6 +227,7 @@ impl Client {
             uri: options.uri.with_export(name),
             connections: 1,
             window: None,
+            round_trip: None,
             pass: None,
             want_ledger: false,
             contexts: Vec::new(),
@@ -271,45 +284,40 @@ fn start(core: &Arc<Core>, opened: Vec<Opened>, queues: Vec<UnboundedReceiver<Or
     tasks
 }
 
-/// How many connections: those that are asked for, and over a long way as many as carry [`LONG_WAY_RATE`] by windows of which half is
-/// waiting to be given back.
-fn connections_for(asked: usize, window: Option<u32>, round_trip: Duration) -> usize {
-    let Some(window) = window else { return asked };
-    let under_way = u128::from(LONG_WAY_RATE) * round_trip.as_micros() / 1_000_000;
-    let needed = under_way.div_ceil(u128::from(window / 2).max(1));
-    usize::try_from(needed).unwrap_or(MAX_CLIENT_CONNECTIONS).clamp(asked, MAX_CLIENT_CONNECTIONS.max(asked))
+/// The further connections. One that cannot be made is done without; one that shows another export is an error.
+struct More {
+    results: UnboundedReceiver<Result<Opened>>,
+    _dialling: Scope,
 }
 
-/// The further connections. One that cannot be made is done without; one that shows another export is an error.
-async fn more_connections(
-    origin: &Arc<Origin>,
-    plan: &Plan,
-    options: &ConnectOptions,
-    facts: &Negotiated,
-    connections: usize,
-) -> Result<Vec<Opened>> {
-    // A server that lets more connections wait than it serves must not hold up the one that stands.
-    let timeouts = Timeouts { handshake: options.timeouts.handshake.min(options.timeouts.connect), ..options.timeouts };
-    let mut scope = Scope::new();
-    let (done, mut results) = unbounded_channel();
-    for _ in 1..connections {
-        let (origin, plan, done) = (Arc::clone(origin), plan.clone(), done.clone());
-        scope.spawn(async move {
-            let _ = done.send(origin.open(plan, timeouts).await);
-        });
-    }
-    drop(done);
-    let mut opened = Vec::new();
-    while let Some(result) = results.recv().await {
-        match result {
-            Ok(more) => {
-                lane::same_export(facts, &more.facts)?;
-                opened.push(more);
-            }
-            Err(e) => tracing::debug!(fault = %e, "a further NBD connection could not be made; the client does without it"),
+impl More {
+    fn begin(origin: &Arc<Origin>, plan: &Plan, options: &ConnectOptions, connections: usize) -> Self {
+        // A server that lets more connections wait than it serves must not hold up the one that stands.
+        let timeouts = Timeouts { handshake: options.timeouts.handshake.min(options.timeouts.connect), ..options.timeouts };
+        let mut dialling = Scope::new();
+        let (done, results) = unbounded_channel();
+        for _ in 0..connections {
+            let (origin, plan, done) = (Arc::clone(origin), plan.clone(), done.clone());
+            dialling.spawn(async move {
+                let _ = done.send(origin.open(plan, timeouts).await);
+            });
         }
+        More { results, _dialling: dialling }
     }
-    Ok(opened)
+
+    async fn gather(mut self, facts: &Negotiated) -> Result<Vec<Opened>> {
+        let mut opened = Vec::new();
+        while let Some(result) = self.results.recv().await {
+            match result {
+                Ok(more) => {
+                    lane::same_export(facts, &more.facts)?;
+                    opened.push(more);
+                }
+                Err(e) => tracing::debug!(fault = %e, "a further NBD connection could not be made; the client does without it"),
+            }
+        }
+        Ok(opened)
+    }
 }
 
 fn check_options(options: &ConnectOptions) -> Result<()> {
