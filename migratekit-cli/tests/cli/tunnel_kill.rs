@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 
-use migratekit_core::block::{BlockWrite, BlockWrite as _, MemoryDisk, Persist};
+use migratekit_core::block::{BlockWrite, MemoryDisk, Persist};
 use migratekit_core::copy::{INTERVAL_BYTES, MEASURED_IN_FLIGHT};
 use migratekit_core::nbd::export::PlainExport;
 use migratekit_core::nbd::{Listener, Server, ServerConfig};
@@ -35,7 +35,9 @@ impl Source {
         Rng::new(11).fill(&mut content);
         let (disk, uri) = runtime.block_on(async {
             let memory = MemoryDisk::new("source", SIZE);
-            memory.write(0, content.clone().into(), Persist::Cached).await.unwrap();
+            for (n, piece) in content.chunks(1 << 20).enumerate() {
+                memory.write((n as u64) << 20, piece.to_vec().into(), Persist::Cached).await.unwrap();
+            }
             let disk = Arc::new(Recorder::new(memory));
             let server = Server::new(ServerConfig::default());
             server.add("disk", Arc::new(PlainExport::new(Arc::clone(&disk) as Arc<dyn BlockWrite>, "counted"))).unwrap();

@@ -7,7 +7,7 @@ use migratekit_core::copy::{DiskCompare, DiskCopy, Verify};
 use migratekit_core::testing::line::{LineOptions, Way};
 use migratekit_core::units::MIB;
 
-use crate::far_rig::{Far, IN_FLIGHT, INTERVAL, copied, noise};
+use crate::far_rig::{Far, IN_FLIGHT, INTERVAL, copied, fill};
 use crate::rig::soon;
 
 /// The disk of most tests: several ledger intervals.
@@ -55,13 +55,13 @@ async fn flipped_bytes_end_a_connection_and_never_reach_the_disk() {
         let far = Far::new(DISK, delay(1)).await;
         // Answers are short; a copy back has data on this way too.
         if way == Way::Down {
-            far.target.write(0, noise(DISK, 7), Persist::Cached).await.unwrap();
+            fill(&far.target, far.noise.clone()).await;
             let folder = tempfile::tempdir().unwrap();
             let back = folder.path().join("back");
             let copy = DiskCopy::new(far.far(), back.display().to_string().parse().unwrap());
             far.line.spoil(way);
             copied(60, copy).await;
-            assert!(std::fs::read(&back).unwrap() == *noise(DISK, 7), "what came back is right");
+            assert!(std::fs::read(&back).unwrap() == *far.noise, "what came back is right");
             assert_eq!(far.line.to_spoil(), 0, "a bit was flipped");
             far.close().await;
         } else {
