@@ -6,6 +6,11 @@
 mod copies;
 mod doors;
 mod flow;
+mod hole;
+mod monitor;
 mod openssh;
 mod rig;
+mod sockets;
 mod sshd;
+mod standing;
+mod standing_rig;
