@@ -193,7 +193,11 @@ where
                 heard(Heard::Missed(probes.as_ref().map(Probes::probed).unwrap_or_default()));
                 continue;
             }
-            Some(Step::GiveUp) => return Err(given_up(probes.as_ref().map(Probes::probed).unwrap_or_default())),
+            Some(Step::GiveUp) => {
+                let probed = probes.as_ref().map(Probes::probed).unwrap_or_default();
+                heard(Heard::Missed(probed));
+                return Err(given_up(probed));
+            }
         };
         let message = tokio::select! {
             message = lines.next() => message?,
@@ -318,7 +322,7 @@ mod tests {
         assert_eq!((end.kind(), end.context_value("missed"), end.context_value("answered")), (ErrorKind::Timeout, Some("3"), Some("3")));
         assert_eq!(asked, 6);
         assert_eq!(all.iter().filter(|heard| **heard == Heard::Question).count(), 3);
-        assert_eq!(all.iter().filter(|heard| matches!(heard, Heard::Missed(_))).count(), 2);
+        assert_eq!(all.iter().filter(|heard| matches!(heard, Heard::Missed(_))).count(), 3);
     }
 
     #[tokio::test]

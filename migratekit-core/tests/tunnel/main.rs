@@ -10,6 +10,7 @@ mod hole;
 mod monitor;
 mod openssh;
 mod rig;
+mod rows;
 mod sockets;
 mod sshd;
 mod standing;

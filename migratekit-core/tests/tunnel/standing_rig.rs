@@ -33,7 +33,7 @@ pub(crate) fn both() -> Vec<(u16, Arc<dyn StreamHandler>)> {
 
 /// Times of seconds instead of minutes; long enough for a machine that is busy.
 pub(crate) const SILENCE: Duration = Duration::from_secs(3);
-pub(crate) const KEEPALIVE: Duration = Duration::from_millis(500);
+pub(crate) const KEEPALIVE: Duration = Duration::from_secs(1);
 pub(crate) const PROBING: Probing = Probing { interval: Duration::from_secs(1), deadline: Duration::from_secs(1), failures: 3 };
 
 /// A server with such times.

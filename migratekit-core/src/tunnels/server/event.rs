@@ -134,6 +134,8 @@ pub enum Event {
         address: SocketAddr,
         /// Why, if not by the peer's wish.
         why: Option<String>,
+        /// For how long nothing had come from the peer.
+        silence: Duration,
     },
     /// A connection was closed at once: there are too many.
     Crowded {

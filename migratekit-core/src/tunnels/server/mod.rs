@@ -364,6 +364,7 @@ async fn run(server: Arc<Inner>, socket: TcpStream, address: SocketAddr, place: 
     }
     lock(&server.connections).push(Arc::clone(&live));
     let end = session(&server, &live, Transport::new(socket, control), &cancel).await;
+    let silence = live.control.silence();
     channels.end();
     server.listens_no_more(&live);
     let tasks = std::mem::take(&mut *lock(&live.tasks));
@@ -372,7 +373,7 @@ async fn run(server: Arc<Inner>, socket: TcpStream, address: SocketAddr, place: 
     }
     lock(&server.connections).retain(|other| !Arc::ptr_eq(other, &live));
     let why = live.why.get().cloned().or_else(|| end.err().filter(|why| !is_leave(why)).map(|why| why.to_string()));
-    server.saw(&Event::Disconnected { peer: live.peer.get().cloned(), address, why });
+    server.saw(&Event::Disconnected { peer: live.peer.get().cloned(), address, why, silence });
     live.done.cancel();
 }
 

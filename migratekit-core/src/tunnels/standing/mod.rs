@@ -155,6 +155,12 @@ impl Tunnel {
         &self.locals
     }
 
+    /// What it was told; the local forwards with the addresses at which they listen.
+    #[must_use]
+    pub fn options(&self) -> &TunnelOptions {
+        &self.inner.options
+    }
+
     /// The way to the server, for streams with connections of their own ([`Client::bulk`]).
     #[must_use]
     pub fn client(&self) -> &Client {
