@@ -16,9 +16,10 @@ use tokio::net::TcpStream;
 
 use self::handler::{Connection, Shared};
 use super::algorithms::{PREFERRED, rekey};
-use super::channels::{Broken, Channels, close_unused, hello};
+use super::channel::Flow;
+use super::channels::{Broken, Channels, hello};
 use super::keys::{Fingerprint, PrivateKey};
-use super::stream::{Flow, TunnelStream};
+use super::stream::TunnelStream;
 use super::transport::{Control, Transport};
 use super::{USER, limits};
 use crate::block::BoxFuture;
@@ -150,10 +151,7 @@ impl Client {
     }
 
     async fn login(&self, transport: Transport<TcpStream>, control: Arc<Control>) -> Result<Link> {
-        let (channels, closing) = Channels::new(Arc::clone(&control), limits::MAX_CHANNELS);
-        let mut tasks = Scope::new();
-        let token = tasks.token().clone();
-        tasks.spawn(close_unused(Arc::clone(&channels), closing, token));
+        let channels = Channels::new(Arc::clone(&control), limits::MAX_CHANNELS);
         let shared = Arc::new(Shared {
             pinned: self.options.host_key.clone(),
             found: OnceLock::new(),
@@ -175,10 +173,8 @@ impl Client {
                 .with("key", self.options.key.public().fingerprint()));
         }
         let (watched, seen, silence) = (Arc::clone(&control), Arc::clone(&shared), self.options.silence);
-        let token = tasks.token().clone();
-        tasks.spawn(async move {
+        shared.tasks.lock().unwrap_or_else(PoisonError::into_inner).spawn(async move {
             tokio::select! {
-                () = token.cancelled() => {}
                 () = seen.ended.cancelled() => {}
                 () = watched.silent(silence) => {
                     let _ = seen.why.set("nothing came from the server for too long".to_owned());
@@ -186,7 +182,7 @@ impl Client {
                 }
             }
         });
-        Ok(Link { handle, shared, control, _tasks: tasks })
+        Ok(Link { handle, shared, control })
     }
 
     fn refused(&self, e: Broken, shared: &Shared) -> Error {
@@ -221,7 +217,7 @@ impl Client {
         let link = self.connect().await?;
         let (channel, flow) = link.channel(port).await.map_err(|e| self.named(e))?;
         let channels = Arc::clone(&link.shared.channels);
-        Ok(channels.stream(channel, flow, Some(Box::new(link))))
+        Ok(channels.stream(channel, flow, Some(Arc::new(link))))
     }
 }
 
@@ -247,7 +243,6 @@ pub struct Link {
     handle: russh::client::Handle<Connection>,
     shared: Arc<Shared>,
     control: Arc<Control>,
-    _tasks: Scope,
 }
 
 impl fmt::Debug for Link {
