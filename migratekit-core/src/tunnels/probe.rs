@@ -1,7 +1,7 @@
 //! Whether the other side lives: asked again and again, on the stream of the hello.
 //!
-//! [`Probes`] is the rule, without I/O: a question every [`Probing::interval`], an answer within [`Probing::deadline`], and after
-//! [`Probing::failures`] questions in a row without one the connection is given up. [`converse`] drives it on a stream and answers the
+//! `Probes` is the rule, without I/O: a question every [`Probing::interval`], an answer within [`Probing::deadline`], and after
+//! [`Probing::failures`] questions in a row without one the connection is given up. `converse` drives it on a stream and answers the
 //! other side's questions.
 
 use std::io;

@@ -151,7 +151,8 @@ impl Shared {
     }
 }
 
-/// See the [module documentation](self).
+/// Writes into the catalog who is connected: rows and history follow what happens in the tunnel. No session waits for it, what happened
+/// while the catalog was away is kept (bounded, by [`MAX_KEPT`]), and what a process that died left behind is corrected.
 #[derive(Clone)]
 pub struct Connections {
     store: Store,
