@@ -3,12 +3,15 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use migratekit_core::tunnels::USER;
 
 /// `migratekit tunnel ..`
 #[derive(Debug, Subcommand)]
 pub(crate) enum TunnelCommand {
     /// Listen for VMAs, and serve exports to them through SSH
     Serve(TunnelServeArgs),
+    /// Keep the VMA's side of the tunnel up: forwards in both directions, until it is ended
+    Connect(TunnelConnectArgs),
 }
 
 /// `migratekit tunnel serve`
@@ -29,6 +32,37 @@ pub(crate) struct TunnelServeArgs {
     /// Refuse writes
     #[arg(long)]
     pub(crate) read_only: bool,
+    /// Let VMAs reach what another process serves at this port of the loopback, such as 127.0.0.1:8082; may be given several times
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub(crate) permit_open: Vec<String>,
+    /// Let the VMA of this name, or each that has no other, listen at this port of the loopback, where other processes reach it; may be
+    /// given several times
+    #[arg(long, value_name = "[VMA=]ADDR:PORT")]
+    pub(crate) permit_listen: Vec<String>,
+}
+
+/// `migratekit tunnel connect`
+#[derive(Debug, Args)]
+pub(crate) struct TunnelConnectArgs {
+    /// The server
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) to: String,
+    /// The private key by which to come in (Ed25519, readable by its owner only)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key: PathBuf,
+    /// The fingerprint of the server's key, as it prints it
+    #[arg(long, value_name = "SHA256:..")]
+    pub(crate) host_key_fingerprint: String,
+    /// The name by which to log in
+    #[arg(long, value_name = "NAME", default_value = USER)]
+    pub(crate) user: String,
+    /// Listen here for a port of the server's loopback, as 127.0.0.1:10808:127.0.0.1:10809; may be given several times. Each connection
+    /// has a connection of its own to the server; those to port 8082 share one
+    #[arg(short = 'L', value_name = "[ADDR:]PORT:HOST:PORT")]
+    pub(crate) local: Vec<String>,
+    /// Let the server reach this service, as 127.0.0.1:9081:127.0.0.1:8081; without the first address at the port that the server tells
+    #[arg(short = 'R', value_name = "[ADDR:PORT:]HOST:PORT")]
+    pub(crate) reverse: Option<String>,
 }
 
 /// How a copy enters a tunnel (ssh://).

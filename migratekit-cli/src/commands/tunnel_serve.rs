@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 
 use crate::args::{Global, TunnelServeArgs};
 use crate::commands::exports::{self, Keep};
+use crate::commands::tunnel_permits;
 use crate::output;
 
 pub(crate) async fn run(global: &Global, args: TunnelServeArgs, cancel: CancellationToken) -> Result<()> {
@@ -26,7 +27,7 @@ pub(crate) async fn run(global: &Global, args: TunnelServeArgs, cancel: Cancella
         served.extend(exports::add(global, &exporting, export, keep).await?);
     }
     let options = ServerOptions::new(host_key, Arc::new(keys)).serve(NBD_PORT, Arc::new(TunnelExports::new(exporting.clone())));
-    let server = Server::new(options);
+    let server = Server::new(tunnel_permits::apply(options, &args)?);
     let fail = |e| Error::from_io("listen", e).with("address", &args.listen);
     let listener = TcpListener::bind(&args.listen).await.map_err(fail)?;
     let address = listener.local_addr().map_err(fail)?;

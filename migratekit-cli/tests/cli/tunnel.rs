@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use migratekit_core::testing::Rng;
-use migratekit_core::testing::peer::program;
+use migratekit_core::testing::peer::{free_port, program};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::run::{command, copy_report, number, random_image, run_within, succeed};
@@ -22,13 +22,18 @@ impl Serving {
         Serving::start_at("127.0.0.1:0", folder, exports)
     }
 
+    /// At this address, which is one of the loopback.
     pub fn start_at(listen: &str, folder: &Path, exports: &[&str]) -> Self {
+        let all: Vec<&str> = exports.iter().flat_map(|export| ["--export", *export]).collect();
+        Serving::with(folder, listen.rsplit(':').next().unwrap(), &all)
+    }
+
+    /// At this port, with more options.
+    fn with(folder: &Path, port: &str, more: &[&str]) -> Self {
         let text = |name: &str| folder.join(name).display().to_string();
-        let mut all = vec!["tunnel".to_owned(), "serve".into(), "--listen".into(), listen.to_owned()];
+        let mut all = vec!["tunnel".to_owned(), "serve".into(), "--listen".into(), format!("127.0.0.1:{port}")];
         all.extend(["--host-key".into(), text("host_key"), "--authorized-keys".into(), text("authorized")]);
-        for export in exports {
-            all.extend(["--export".into(), (*export).to_owned()]);
-        }
+        all.extend(more.iter().map(|word| (*word).to_owned()));
         let all: Vec<&str> = all.iter().map(String::as_str).collect();
         let mut child = command(&all).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
@@ -112,4 +117,120 @@ fn a_disk_goes_through_the_tunnel_between_two_processes_and_comes_back() {
     let again = Serving::start(folder.path(), &[]);
     assert_eq!(again.fingerprint, print);
     again.stop();
+}
+
+/// `tunnel connect`, with its lines as they come.
+struct Connecting {
+    child: Child,
+    lines: std::sync::mpsc::Receiver<String>,
+}
+
+impl Connecting {
+    fn start(args: &[&str]) -> Self {
+        let mut child = command(&[&["tunnel", "connect"], args].concat()).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        let (said, lines) = std::sync::mpsc::channel();
+        let out = BufReader::new(child.stdout.take().unwrap());
+        std::thread::spawn(move || out.lines().map_while(Result::ok).try_for_each(|line| said.send(line)));
+        Connecting { child, lines }
+    }
+
+    /// The next line that says this.
+    fn says(&self, what: &str) -> String {
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        let mut before = Vec::new();
+        while let Ok(line) = self.lines.recv_timeout(end.saturating_duration_since(std::time::Instant::now())) {
+            if line.contains(what) {
+                return line;
+            }
+            before.push(line);
+        }
+        panic!("it does not say {what:?}, but {before:#?}")
+    }
+
+    fn stop(mut self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+        self.says("stopped");
+        assert_eq!(self.child.wait().unwrap().code(), Some(0), "{signal:?}");
+    }
+}
+
+impl Drop for Connecting {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Echoes at a free port, as a service of another process.
+fn echo_service() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for socket in listener.incoming().map_while(Result::ok) {
+            std::thread::spawn(move || std::io::copy(&mut &socket, &mut &socket).and_then(|_| socket.shutdown(std::net::Shutdown::Write)));
+        }
+    });
+    address
+}
+
+/// Words to an echo and back.
+fn talk(address: &str) {
+    use std::io::{Read as _, Write as _};
+    let mut socket = std::net::TcpStream::connect(address).unwrap();
+    socket.write_all(b"are you there").unwrap();
+    socket.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut back = String::new();
+    socket.read_to_string(&mut back).unwrap();
+    assert_eq!(back, "are you there", "{address}");
+}
+
+#[test]
+fn a_vma_keeps_its_tunnel_up_and_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = keys(folder.path());
+    let (service, agent, reverse) = (echo_service(), echo_service(), free_port());
+    let port = service.rsplit_once(':').unwrap().1.to_owned();
+    let listen = format!("127.0.0.1:{reverse}");
+    let serving = Serving::with(folder.path(), "0", &["--permit-open", &service, "--permit-listen", &listen]);
+    let (to, print) = (format!("127.0.0.1:{}", serving.port), serving.fingerprint.clone());
+    let enter = ["--to", to.as_str(), "--key", key.as_str(), "--host-key-fingerprint", print.as_str()];
+    let forward = format!("127.0.0.1:0:127.0.0.1:{port}");
+
+    let connecting = Connecting::start(&[&enter[..], &["-L", &forward, "-R", &agent]].concat());
+    let line = connecting.says("listening on");
+    let local = line.split_whitespace().nth(2).unwrap().to_owned();
+    assert_eq!(connecting.says("ready"), format!("ready as vma, reached at port {reverse} of the server"));
+    talk(&local);
+    talk(&listen);
+    // The server comes again, at the same address and with the same key: so does the tunnel.
+    let at = serving.port.clone();
+    serving.stop();
+    connecting.says("disconnected: ");
+    let serving = Serving::with(folder.path(), &at, &["--permit-open", &service, "--permit-listen", &listen]);
+    connecting.says("ready");
+    talk(&local);
+    talk(&listen);
+    connecting.stop(Signal::INT);
+
+    // For programs: an object for each state.
+    let objects = Connecting::start(&[&enter[..], &["-L", &forward, "--output", "json"]].concat());
+    let ready: serde_json::Value = serde_json::from_str(&objects.says("\"ready\"")).unwrap();
+    assert_eq!((&ready["vma"], &ready["version"], &ready["refused"]), (&"vma".into(), &1.into(), &serde_json::json!([])));
+    objects.stop(Signal::TERM);
+
+    // What the server says no to ends it with the code of a refusal, and says what; a taken port and a bad forward likewise.
+    let ends = |more: &[&str], code: i32, says: &str| {
+        let out = run_within(60, &[&["tunnel", "connect"], more].concat());
+        let error = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(out.status.code() == Some(code) && error.contains(says), "{more:?}: {:?}: {error}", out.status);
+    };
+    ends(&[&enter[..], &["-L", "127.0.0.1:0:127.0.0.1:22"]].concat(), 7, "nothing is served at this port");
+    ends(&[&enter[..], &["-R", "127.0.0.1:9:127.0.0.1:22"]].concat(), 7, "refuses to listen");
+    ends(&[&enter[..], &["-L", &format!("{service}:127.0.0.1:{port}")]].concat(), 6, "in use");
+    ends(&[&enter[..], &["-L", "127.0.0.1:1:192.0.2.1:22"]].concat(), 3, "a port of the server's loopback");
+    let other = "SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU";
+    ends(&["--to", &to, "--key", &key, "--host-key-fingerprint", other], 7, "pinned");
+    std::fs::write(folder.path().join("authorized"), "").unwrap();
+    ends(&enter, 7, "does not take this key");
+    serving.stop();
 }

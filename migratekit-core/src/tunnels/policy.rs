@@ -67,6 +67,8 @@ pub enum Refusal {
     NoX11,
     /// The connection has as many channels as it may.
     TooManyChannels,
+    /// Somebody else listens at the port.
+    PortTaken,
 }
 
 impl fmt::Display for Refusal {
@@ -81,6 +83,7 @@ impl fmt::Display for Refusal {
             Refusal::WrongWay => "such a channel is opened by the server only",
             Refusal::NoX11 => "no X11 is forwarded",
             Refusal::TooManyChannels => "the connection has as many channels as it may",
+            Refusal::PortTaken => "another VMA or another program listens at this port already",
         })
     }
 }
@@ -166,7 +169,8 @@ mod tests {
     #[test]
     fn each_refusal_has_a_text_of_its_own() {
         use Refusal::*;
-        let all = [NoSessions, ForeignHost, UnknownPort, ForeignPort, OpenListener, NoUnixSockets, WrongWay, NoX11, TooManyChannels];
+        let all =
+            [NoSessions, ForeignHost, UnknownPort, ForeignPort, OpenListener, NoUnixSockets, WrongWay, NoX11, TooManyChannels, PortTaken];
         let texts: std::collections::BTreeSet<String> = all.iter().map(ToString::to_string).collect();
         assert_eq!(texts.len(), all.len());
     }

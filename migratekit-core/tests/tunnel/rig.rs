@@ -116,6 +116,7 @@ pub(crate) struct Rig {
     pub(crate) address: SocketAddr,
     pub(crate) keys: Arc<Keys>,
     pub(crate) key: PrivateKey,
+    pub(crate) host_key: PrivateKey,
     pub(crate) events: Arc<Mutex<Vec<Event>>>,
     tasks: Scope,
 }
@@ -147,11 +148,12 @@ impl Rig {
         let seen = Arc::clone(&events);
         options.observer = Some(Arc::new(move |event: &Event| seen.lock().unwrap().push(event.clone())));
         change(&mut options);
+        let host_key = options.host_key.clone();
         let server = Server::new(options);
         let mut tasks = Scope::new();
         let (serving, token) = (server.clone(), tasks.token().clone());
         tasks.spawn(async move { serving.serve(listener, token).await.unwrap() });
-        Rig { server, address, keys, key, events, tasks }
+        Rig { server, address, keys, key, host_key, events, tasks }
     }
 
     /// A server that echoes at the NBD port.

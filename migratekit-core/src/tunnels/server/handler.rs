@@ -7,9 +7,11 @@ use russh::server::{Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Sessi
 use russh::{Channel, ChannelId, ChannelOpenFailure, MethodKind, MethodSet};
 
 use super::live::{Live, lock};
+use super::talk::talk;
 use super::{Event, Inner, Peer};
 use crate::tunnels::USER;
 use crate::tunnels::channels::Broken;
+use crate::tunnels::hello::HELLO_PORT;
 use crate::tunnels::keys::PublicKey;
 use crate::tunnels::policy::{Refusal, Verdict, Wish, judge};
 
@@ -86,8 +88,11 @@ impl Handler for Connection {
             return Ok(refused());
         };
         if !self.live.login(peer.clone(), &self.server.bounds) {
-            self.server.saw(&Event::TooMany { peer });
-            return Ok(refused());
+            // After a cut of the path, those that nobody knows to be dead yet must not keep the VMA out.
+            if !self.server.make_room(&peer.key) || !self.live.login(peer.clone(), &self.server.bounds) {
+                self.server.saw(&Event::TooMany { peer });
+                return Ok(refused());
+            }
         }
         self.server.saw(&Event::Connected { peer });
         Ok(Auth::Accept)
@@ -108,9 +113,10 @@ impl Handler for Connection {
             reply.reject(ChannelOpenFailure::AdministrativelyProhibited).await;
             return Ok(());
         };
-        let Some(handler) = self.server.handlers.get(&port).cloned() else {
+        let handler = self.server.handlers.get(&port).cloned();
+        if handler.is_none() && port != HELLO_PORT {
             return Err(Broken::Peer("a channel that cannot be served was allowed"));
-        };
+        }
         let flow = match self.live.channels.begin(channel.id(), session.remote_sshid()) {
             Ok(flow) => flow,
             Err(why) => {
@@ -123,23 +129,44 @@ impl Handler for Connection {
         reply.accept().await;
         let mut tasks = lock(&self.live.tasks);
         let end = tasks.token().clone();
-        tasks.spawn(async move { handler.serve(stream, peer, end).await });
+        match handler {
+            Some(handler) => tasks.spawn(async move { handler.serve(stream, peer, end).await }),
+            None => {
+                let (server, live) = (Arc::clone(&self.server), Arc::clone(&self.live));
+                tasks.spawn(async move { talk(server, live, peer, stream, end).await });
+            }
+        }
         Ok(())
     }
 
     async fn tcpip_forward(&mut self, address: &str, port: &mut u32, _session: &mut Session) -> Result<bool, Broken> {
-        let Ok((port, _)) = self.judge(&Wish::Listen { address, port: *port }) else { return Ok(false) };
-        let mut listening = lock(&self.live.listening);
-        listening.retain(|(_, p)| *p != port);
-        listening.push((address.to_owned(), port));
+        let wish = Wish::Listen { address, port: *port };
+        let Ok((port, peer)) = self.judge(&wish) else { return Ok(false) };
+        {
+            let mut listening = lock(&self.live.listening);
+            listening.retain(|(_, p)| *p != port);
+            listening.push((address.to_owned(), port));
+        }
+        if let Some(sockets) = &self.server.sockets
+            && let Err(why) = sockets.hold(&self.server, &peer, port).await
+        {
+            lock(&self.live.listening).retain(|(_, p)| *p != port);
+            self.server.saw(&Event::Refused { peer, wish: format!("{wish:?}"), why });
+            return Ok(false);
+        }
+        self.server.saw(&Event::Listening { peer, port });
         Ok(true)
     }
 
     async fn cancel_tcpip_forward(&mut self, address: &str, port: u32, _session: &mut Session) -> Result<bool, Broken> {
-        let mut listening = lock(&self.live.listening);
-        let before = listening.len();
-        listening.retain(|(a, p)| a != address || u32::from(*p) != port);
-        Ok(listening.len() < before)
+        let (before, after) = {
+            let mut listening = lock(&self.live.listening);
+            let before = listening.len();
+            listening.retain(|(a, p)| a != address || u32::from(*p) != port);
+            (before, listening.len())
+        };
+        self.server.let_go();
+        Ok(after < before)
     }
 
     async fn streamlocal_forward(&mut self, _path: &str, _session: &mut Session) -> Result<bool, Broken> {
