@@ -14,4 +14,5 @@ pub(crate) mod nbd_info;
 pub(crate) mod nbd_serve;
 pub(crate) mod replicate;
 pub(crate) mod tunnel_serve;
+pub(crate) mod tunnel_sshd_config;
 pub(crate) mod vm;

@@ -12,6 +12,7 @@
 //!   port. There is no socket between the channel and the handler. What may be asked for is [`policy`]'s to say; all else is refused.
 //! - [`Client`]: goes out to a server whose key is pinned, and opens streams.
 //! - [`keys`]: host keys, user keys, fingerprints; [`authorized`]: a file of keys that may come in.
+//! - [`openssh`]: what an OpenSSH server must be told to stand in the server's place.
 //!
 //! What it promises:
 //!
@@ -32,6 +33,7 @@ pub mod client;
 mod flow;
 pub mod keys;
 pub mod limits;
+pub mod openssh;
 pub mod policy;
 pub mod server;
 mod stream;

@@ -3,9 +3,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 #![allow(clippy::cast_possible_truncation)]
 
+mod audit;
 mod copies;
 mod doors;
+mod exports;
 mod flow;
 mod openssh;
+mod packets;
+mod revocation;
 mod rig;
 mod sshd;
