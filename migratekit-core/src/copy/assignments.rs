@@ -73,6 +73,16 @@ impl Assignments {
         Assignments::default()
     }
 
+    /// These exports are one VMA's.
+    #[must_use]
+    pub fn of(vma: &str, exports: &[&str]) -> Self {
+        let table = Assignments::new();
+        for export in exports {
+            table.assign(vma, export);
+        }
+        table
+    }
+
     /// Tells `observer` of each refusal, besides the log.
     #[must_use]
     pub fn observed(mut self, observer: ForeignObserver) -> Self {

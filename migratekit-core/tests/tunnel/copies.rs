@@ -33,8 +33,7 @@ fn disk(path: &std::path::Path, size: u64) {
 
 /// A tunnel to the export `disk`, which is that of `vma-1`.
 async fn tunnelled(server: &nbd::Server) -> Rig {
-    let owners = Assignments::new();
-    owners.assign("vma-1", "disk");
+    let owners = Assignments::of("vma-1", &["disk"]);
     Rig::new(vec![(NBD_PORT, Arc::new(TunnelExports::new(server.clone(), Arc::new(owners))))]).await
 }
 

@@ -141,8 +141,7 @@ async fn nbdcopy_works_through_openssh_on_the_vmas_own_export() {
     for name in ["disk", "theirs"] {
         server.add(name, Arc::new(PlainExport::new(Arc::new(MemoryDisk::new(name, size)), name))).unwrap();
     }
-    let owners = Assignments::new();
-    owners.assign("vma-ssh", "disk");
+    let owners = Assignments::of("vma-ssh", &["disk"]);
     let rig = Rig::new(vec![(NBD_PORT, Arc::new(TunnelExports::new(server, Arc::new(owners))))]).await;
     let ssh = Ssh::new(&rig).await;
     let local = free_port();
