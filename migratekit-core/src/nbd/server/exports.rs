@@ -119,10 +119,10 @@ impl Exports {
 
     /// The names that a client is shown.
     pub(super) async fn shown_names(&self, record: &Record) -> Vec<String> {
-        let mut names = self.names();
+        let names = self.names();
         let Some(view) = &record.view else { return names };
         let mut shown = Vec::new();
-        for name in names.drain(..) {
+        for name in names {
             match view.shows(&name, None).await {
                 Ok(true) => shown.push(name),
                 Ok(false) => {}
