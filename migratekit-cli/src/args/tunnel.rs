@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use migratekit_core::tunnels::USER;
+use migratekit_core::tunnels::{API_PORT, NBD_PORT, USER};
 
 /// `migratekit tunnel ..`
 #[derive(Debug, Subcommand)]
@@ -12,6 +12,28 @@ pub(crate) enum TunnelCommand {
     Serve(TunnelServeArgs),
     /// Keep the VMA's side of the tunnel up: forwards in both directions, until it is ended
     Connect(TunnelConnectArgs),
+    /// Print what an OpenSSH server must be told to stand in the place of `tunnel serve`
+    SshdConfig(TunnelSshdConfigArgs),
+}
+
+/// `migratekit tunnel sshd-config`
+#[derive(Debug, Args)]
+pub(crate) struct TunnelSshdConfigArgs {
+    /// The user by whose name VMAs log in
+    #[arg(long, value_name = "NAME", default_value = USER)]
+    pub(crate) user: String,
+    /// A port of the loopback that VMAs may reach; may be given several times
+    #[arg(long = "open", value_name = "PORT", default_values_t = [NBD_PORT, API_PORT])]
+    pub(crate) open: Vec<u16>,
+    /// A VMA's public key (Ed25519); may be given several times
+    #[arg(long = "key", value_name = "FILE")]
+    pub(crate) keys: Vec<PathBuf>,
+    /// The port of the loopback at which the VMA of each --key may listen, in their order [default: 9081 and up]
+    #[arg(long = "listen", value_name = "PORT", requires = "keys")]
+    pub(crate) listen: Vec<u16>,
+    /// The file of keys that sshd is to read for this user; best one that the user cannot write [default: as sshd does]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) authorized_keys: Option<PathBuf>,
 }
 
 /// `migratekit tunnel serve`
@@ -26,8 +48,10 @@ pub(crate) struct TunnelServeArgs {
     /// The keys that may come in, one in a line, as OpenSSH writes them; a line added or removed counts at once
     #[arg(long, value_name = "FILE")]
     pub(crate) authorized_keys: PathBuf,
-    /// Serve this file or block device under NAME to whoever comes in; may be given several times
-    #[arg(long = "export", value_name = "NAME=PATH")]
+    /// Serve this file or block device under NAME to one VMA, for which no other export exists; may be given several times. VMA is
+    /// the remark behind its key in the file of keys; it may be left out while that file names one VMA only. A NAME with @ in it
+    /// needs it
+    #[arg(long = "export", value_name = "NAME[@VMA]=PATH")]
     pub(crate) exports: Vec<String>,
     /// Refuse writes
     #[arg(long)]

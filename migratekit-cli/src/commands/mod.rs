@@ -16,4 +16,5 @@ pub(crate) mod replicate;
 pub(crate) mod tunnel_connect;
 pub(crate) mod tunnel_permits;
 pub(crate) mod tunnel_serve;
+pub(crate) mod tunnel_sshd_config;
 pub(crate) mod vm;

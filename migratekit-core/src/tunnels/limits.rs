@@ -43,12 +43,16 @@ pub const KEEPALIVE_MISSES: usize = 3;
 pub const SILENT_KEEPALIVES: u32 = 5;
 /// The socket takes nothing for this long while there is something to send: the connection is given up. As long as the keepalives.
 pub const WRITE_STALL: Duration = Duration::from_secs(90);
+/// Characters of a peer's own words that an event repeats: its user's name, the host it asked for.
+pub const MAX_SHOWN: usize = 128;
 /// Until the connection to a server is made, and until it has answered the first packets.
 pub const CONNECT_TIME: Duration = Duration::from_secs(10);
 /// Until the other side answered the wish for a channel or a forward.
 pub const OPEN_TIME: Duration = Duration::from_secs(30);
 /// Between two looks whether the keys of live connections still hold; half of the second within which a revoked key is cut.
 pub const KEY_LOOK: Duration = Duration::from_millis(400);
+/// For the answer of the source of keys; without one nobody new comes in, and who is in stays.
+pub const KEY_ANSWER: Duration = Duration::from_secs(10);
 /// Bytes each way between two exchanges of keys (RFC 4253, 9).
 pub const REKEY_BYTES: usize = 1 << 30;
 /// The longest time between two exchanges of keys (RFC 4253, 9).

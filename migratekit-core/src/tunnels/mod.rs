@@ -14,6 +14,7 @@
 //! - [`Tunnel`]: keeps a VMA's control connection up: hello, forwards, the way back, a monitor, and a state that can be watched.
 //! - [`hello`]: what the two ends tell each other; [`probe`]: whether the other one lives; [`LocalService`]: streams to another process.
 //! - [`keys`]: host keys, user keys, fingerprints; [`authorized`]: a file of keys that may come in.
+//! - [`openssh`]: what an OpenSSH server must be told to stand in the server's place.
 //!
 //! What it promises:
 //!
@@ -36,6 +37,7 @@ mod flow;
 pub mod hello;
 pub mod keys;
 pub mod limits;
+pub mod openssh;
 pub mod policy;
 pub mod probe;
 mod relay;

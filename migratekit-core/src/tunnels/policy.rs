@@ -15,6 +15,8 @@ const LOOPBACK: [&str; 3] = ["127.0.0.1", "localhost", "::1"];
 pub enum Wish<'a> {
     /// A session channel, on which shell, exec, terminal, X11, agent, environment and subsystems are asked for.
     Session,
+    /// One of those, on a channel that is no session.
+    Program(&'a str),
     /// A stream to a port (`-L`).
     Stream {
         /// The host as the peer names it.
@@ -93,7 +95,7 @@ impl fmt::Display for Refusal {
 pub fn judge(wish: &Wish<'_>, vma: &Vma, served: &[u16]) -> Verdict {
     let loopback = |name: &str| LOOPBACK.contains(&name);
     match wish {
-        Wish::Session => Verdict::Refused(Refusal::NoSessions),
+        Wish::Session | Wish::Program(_) => Verdict::Refused(Refusal::NoSessions),
         Wish::UnixSocket => Verdict::Refused(Refusal::NoUnixSockets),
         Wish::Reverse => Verdict::Refused(Refusal::WrongWay),
         Wish::X11 => Verdict::Refused(Refusal::NoX11),
@@ -160,7 +162,7 @@ mod tests {
 
         #[test]
         fn nothing_else_is_ever_given(served in prop::collection::vec(any::<u16>(), 0..4), own in prop::option::of(any::<u16>())) {
-            for wish in [Wish::Session, Wish::UnixSocket, Wish::Reverse, Wish::X11] {
+            for wish in [Wish::Session, Wish::Program("shell"), Wish::UnixSocket, Wish::Reverse, Wish::X11] {
                 prop_assert!(matches!(judge(&wish, &vma(own), &served), Verdict::Refused(_)));
             }
         }

@@ -56,6 +56,15 @@ pub enum Event {
         /// The user's name, as it was given.
         user: String,
     },
+    /// Somebody tried another way in than by a key: a password, a certificate.
+    MethodRefused {
+        /// Where from.
+        address: SocketAddr,
+        /// The method, in the words of SSH.
+        method: &'static str,
+        /// The user's name, as it was given.
+        user: String,
+    },
     /// The key has as many connections as it may.
     TooMany {
         /// Whose.

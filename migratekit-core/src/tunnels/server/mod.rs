@@ -13,6 +13,8 @@ mod event;
 mod handler;
 mod live;
 mod sockets;
+#[cfg(test)]
+mod strangers;
 mod talk;
 
 use std::collections::BTreeMap;
@@ -157,6 +159,12 @@ impl Inner {
         if let Some(observer) = &self.observer {
             observer(event);
         }
+    }
+
+    /// Who holds `key`, as far as that can be told in time.
+    async fn holder(&self, key: &PublicKey) -> Result<Option<Vma>> {
+        let late = || Error::new(ErrorKind::Timeout, "ask who holds a key", "the source of keys did not answer in time");
+        clock::within(limits::KEY_ANSWER, self.keys.holder(key)).await.unwrap_or_else(|| Err(late()))
     }
 
     fn live(&self, which: impl Fn(&Peer) -> bool) -> Vec<Arc<Live>> {
@@ -335,7 +343,7 @@ impl Server {
                 if seen.iter().any(|(key, _)| *key == peer.key) {
                     continue;
                 }
-                let holds = match self.inner.keys.holder(&peer.key).await {
+                let holds = match self.inner.holder(&peer.key).await {
                     Ok(holder) => holder.as_ref() == Some(&*peer.vma),
                     Err(error) => {
                         tracing::warn!(%error, %peer, "whether a key still holds cannot be told; its connections go on");
@@ -353,12 +361,12 @@ impl Server {
 async fn run(server: Arc<Inner>, socket: TcpStream, address: SocketAddr, place: Place, cancel: CancellationToken) {
     // A peer that is gone already is found out by the handshake.
     let _ = socket.set_nodelay(true);
-    let control = Arc::new(Control::default());
+    let (control, out) = (Arc::new(Control::default()), place.out());
     let channels = Channels::new(Arc::clone(&control), server.bounds.channels);
     let _cut = CutOnDrop(Arc::clone(&control), Arc::clone(&channels));
     let live = Arc::new(Live::new(address, Arc::clone(&control), Arc::clone(&channels), place, Arc::clone(&server.census)));
     lock(&server.connections).push(Arc::clone(&live));
-    let end = session(&server, &live, Transport::new(socket, control), &cancel).await;
+    let end = session(&server, &live, Transport::new(socket, control), (&cancel, &out)).await;
     let silence = live.control.silence();
     channels.end();
     server.listens_no_more(&live);
@@ -389,13 +397,20 @@ fn is_leave(why: &Broken) -> bool {
 }
 
 /// The session, to its end.
-async fn session(server: &Arc<Inner>, live: &Arc<Live>, transport: Transport<TcpStream>, cancel: &CancellationToken) -> Result<(), Broken> {
+async fn session(
+    server: &Arc<Inner>,
+    live: &Arc<Live>,
+    transport: Transport<TcpStream>,
+    (cancel, out): (&CancellationToken, &CancellationToken),
+) -> Result<(), Broken> {
     let handler = Connection { server: Arc::clone(server), live: Arc::clone(live) };
     let late = || Broken::Peer("the login took too long");
+    let crowded = || Broken::Peer("others came, and its source had more connections without a key than any other");
     let deadline = clock::now() + server.login_time;
     let begin = russh::server::run_stream(Arc::clone(&server.config), transport, handler);
     let running = tokio::select! {
         () = cancel.cancelled() => return Ok(()),
+        () = out.cancelled() => return Err(crowded()),
         begun = tokio::time::timeout_at(deadline, begin) => begun.map_err(|_| late())??,
     };
     let _ = live.handle.set(running.handle());
@@ -404,6 +419,7 @@ async fn session(server: &Arc<Inner>, live: &Arc<Live>, transport: Transport<Tcp
     tokio::select! {
         ended = &mut running => return ended,
         () = cancel.cancelled() => {}
+        () = out.cancelled() => end = Err(crowded()),
         () = login_missed(live, deadline) => end = Err(late()),
         () = live.control.silent(server.silence) => live.give_up(server, "nothing came from the VMA for too long"),
     }
