@@ -29,6 +29,9 @@ pub(crate) struct TunnelServeArgs {
     /// Refuse writes
     #[arg(long)]
     pub(crate) read_only: bool,
+    /// End when standard input, which must be a pipe, ends: for a program that starts this one
+    #[arg(long)]
+    pub(crate) end_with_stdin: bool,
 }
 
 /// How a copy enters a tunnel (ssh://).
