@@ -56,6 +56,9 @@ pub(crate) struct TunnelServeArgs {
     /// Refuse writes
     #[arg(long)]
     pub(crate) read_only: bool,
+    /// End when standard input, which must be a pipe, ends: for a program that starts this one
+    #[arg(long)]
+    pub(crate) end_with_stdin: bool,
     /// Let VMAs reach what another process serves at this port of the loopback, such as 127.0.0.1:8082; may be given several times
     #[arg(long, value_name = "ADDR:PORT")]
     pub(crate) permit_open: Vec<String>,

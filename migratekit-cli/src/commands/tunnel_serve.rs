@@ -1,14 +1,27 @@
 //! `migratekit tunnel serve`: the OMA's side of the tunnel, with exports served inside the process.
 
+<<<<<<< HEAD
 use std::collections::BTreeSet;
+||||||| 14875fc
+=======
+use std::os::fd::AsFd as _;
+>>>>>>> demo
 use std::sync::Arc;
 
 use migratekit_core::copy::{Assignments, TunnelExports};
 use migratekit_core::nbd::{self, ServerConfig};
-use migratekit_core::task::CancellationToken;
+use migratekit_core::task::{CancellationToken, Scope};
 use migratekit_core::tunnels::{AuthorizedKeys, NBD_PORT, PrivateKey, Server, ServerOptions};
+<<<<<<< HEAD
 use migratekit_core::{Error, ErrorKind, Result};
+||||||| 14875fc
+use migratekit_core::{Error, Result};
+=======
+use migratekit_core::{Error, ErrorKind, Result};
+use tokio::io::AsyncReadExt as _;
+>>>>>>> demo
 use tokio::net::TcpListener;
+use tokio::net::unix::pipe;
 
 use crate::args::{Global, TunnelServeArgs};
 use crate::commands::exports::{self, Keep};
@@ -42,13 +55,19 @@ pub(crate) async fn run(global: &Global, args: TunnelServeArgs, cancel: Cancella
     let listener = TcpListener::bind(&args.listen).await.map_err(fail)?;
     let address = listener.local_addr().map_err(fail)?;
     output::line(&format!("listening on {address} fingerprint {}", server.fingerprint()))?;
-    let end = server.serve(listener, cancel).await;
+    let mut watching = Scope::child_of(&cancel);
+    let end = watching.token().clone();
+    if args.end_with_stdin {
+        watching.spawn(leash()?.watch(end.clone()));
+    }
+    let end = server.serve(listener, end).await;
     exporting.shutdown().await;
     for disk in served {
         disk.close().await?;
     }
     end
 }
+<<<<<<< HEAD
 
 /// The VMAs that the file of keys names.
 async fn vmas(keys: &AuthorizedKeys) -> Result<BTreeSet<String>> {
@@ -84,3 +103,26 @@ mod tests {
         assert_eq!(owner("a@b@site one", &known(&["x"])).unwrap(), ("a@b", "site one"));
     }
 }
+||||||| 14875fc
+=======
+
+/// Standard input, which somebody holds open as long as this process is to live.
+struct Leash(pipe::Receiver);
+
+/// Takes standard input as a leash.
+fn leash() -> Result<Leash> {
+    let fail = |e| Error::from_io("watch standard input", e);
+    let input = std::io::stdin().as_fd().try_clone_to_owned().map_err(fail)?;
+    let pipe = pipe::Receiver::from_owned_fd(input);
+    pipe.map(Leash)
+        .map_err(|e| Error::new(ErrorKind::InvalidInput, "watch standard input", "--end-with-stdin needs a pipe there").with_source(e))
+}
+
+impl Leash {
+    async fn watch(mut self, end: CancellationToken) {
+        let mut space = [0; 256];
+        while self.0.read(&mut space).await.is_ok_and(|n| n > 0) {}
+        end.cancel();
+    }
+}
+>>>>>>> demo
