@@ -1,25 +1,15 @@
 //! `migratekit tunnel serve`: the OMA's side of the tunnel, with exports served inside the process.
 
-<<<<<<< HEAD
 use std::collections::BTreeSet;
-||||||| 14875fc
-=======
 use std::os::fd::AsFd as _;
->>>>>>> demo
 use std::sync::Arc;
 
 use migratekit_core::copy::{Assignments, TunnelExports};
 use migratekit_core::nbd::{self, ServerConfig};
 use migratekit_core::task::{CancellationToken, Scope};
 use migratekit_core::tunnels::{AuthorizedKeys, NBD_PORT, PrivateKey, Server, ServerOptions};
-<<<<<<< HEAD
-use migratekit_core::{Error, ErrorKind, Result};
-||||||| 14875fc
-use migratekit_core::{Error, Result};
-=======
 use migratekit_core::{Error, ErrorKind, Result};
 use tokio::io::AsyncReadExt as _;
->>>>>>> demo
 use tokio::net::TcpListener;
 use tokio::net::unix::pipe;
 
@@ -67,7 +57,6 @@ pub(crate) async fn run(global: &Global, args: TunnelServeArgs, cancel: Cancella
     }
     end
 }
-<<<<<<< HEAD
 
 /// The VMAs that the file of keys names.
 async fn vmas(keys: &AuthorizedKeys) -> Result<BTreeSet<String>> {
@@ -103,8 +92,6 @@ mod tests {
         assert_eq!(owner("a@b@site one", &known(&["x"])).unwrap(), ("a@b", "site one"));
     }
 }
-||||||| 14875fc
-=======
 
 /// Standard input, which somebody holds open as long as this process is to live.
 struct Leash(pipe::Receiver);
@@ -125,4 +112,3 @@ impl Leash {
         end.cancel();
     }
 }
->>>>>>> demo
