@@ -3,7 +3,7 @@
 //! It is `migratekit tunnel serve`, started from this very program: it listens on a free port of the loopback, makes its host key, and lets in
 //! the one key that this process made and never writes down. It ends when its standard input does, so also when the demo is killed.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -32,8 +32,6 @@ pub(super) struct Oma {
     pub(super) address: String,
     /// The fingerprint of its host key.
     pub(super) fingerprint: Fingerprint,
-    /// The file it writes to.
-    pub(super) disk: PathBuf,
 }
 
 impl Oma {
@@ -72,7 +70,7 @@ impl Oma {
         let fingerprint: Fingerprint = fingerprint.parse()?;
         let port = address.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).ok_or_else(garbled)?;
         let tunnel = Client::new(ClientOptions::new("127.0.0.1", port, key, fingerprint.clone()));
-        Ok(Oma { child, leash, _said: lines, tunnel, address, fingerprint, disk })
+        Ok(Oma { child, leash, _said: lines, tunnel, address, fingerprint })
     }
 
     /// The number of its process.
