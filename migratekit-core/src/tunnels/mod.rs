@@ -10,6 +10,7 @@
 //!
 //! - [`Server`]: listens, knows VMAs by their keys ([`KeySource`]), gives each stream with the VMA it comes from to the handler of its
 //!   port. There is no socket between the channel and the handler. What may be asked for is [`policy`]'s to say; all else is refused.
+//! - [`TlsHandler`]: what serves connections that begin with TLS at the same port, if there is such a thing (enrollment).
 //! - [`Client`]: goes out to a server whose key is pinned, and opens streams.
 //! - [`keys`]: host keys, user keys, fingerprints; [`authorized`]: a file of keys that may come in.
 //!
@@ -40,7 +41,7 @@ mod transport;
 pub use self::authorized::AuthorizedKeys;
 pub use self::client::{Client, ClientOptions};
 pub use self::keys::{Fingerprint, PrivateKey, PublicKey};
-pub use self::server::{KeySource, Peer, Server, ServerOptions, StreamHandler};
+pub use self::server::{KeySource, Peer, Server, ServerOptions, StreamHandler, TlsHandler};
 pub use self::stream::{ReadHalf, TunnelStream, WriteHalf};
 
 /// The user by whose name VMAs log in.
