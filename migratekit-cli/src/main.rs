@@ -73,6 +73,7 @@ async fn dispatch(cli: Cli, ending: Ending) -> Result<()> {
         Command::Tunnel(args::TunnelCommand::Serve(args)) => commands::tunnel_serve::run(&global, args, cancel).await,
         Command::Doctor(args) => commands::doctor::run(&global, args).await,
         Command::Demo(args) => commands::demo::run(&global, args, cancel).await,
+        Command::Vma(args) => commands::vma::run(&global, args, ending.token()).await,
         Command::Credential(args) => commands::credential::run(&global, args, ending.token()).await,
         Command::Vm(args) => commands::vm::run(&global, args, ending.token()).await,
         Command::Replicate(args) => commands::replicate::run(&global, args, ending).await,

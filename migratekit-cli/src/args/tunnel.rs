@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use super::PlaceArgs;
+
 /// `migratekit tunnel ..`
 #[derive(Debug, Subcommand)]
 pub(crate) enum TunnelCommand {
@@ -20,15 +22,21 @@ pub(crate) struct TunnelServeArgs {
     /// The host key (Ed25519, made if absent; readable by its owner only)
     #[arg(long, value_name = "FILE")]
     pub(crate) host_key: PathBuf,
-    /// The keys that may come in, one in a line, as OpenSSH writes them; a line added or removed counts at once
+    /// The keys that may come in, one in a line, as OpenSSH writes them; a line added or removed counts at once [default: those of the
+    /// VMAs that the catalog trusts, and VMAs enroll at the same port]
     #[arg(long, value_name = "FILE")]
-    pub(crate) authorized_keys: PathBuf,
+    pub(crate) authorized_keys: Option<PathBuf>,
+    /// The TLS certificate of enrollment with its key (made if absent; readable by its owner only) [default: the host key's file and .tls]
+    #[arg(long, value_name = "FILE", conflicts_with = "authorized_keys")]
+    pub(crate) tls: Option<PathBuf>,
     /// Serve this file or block device under NAME to whoever comes in; may be given several times
     #[arg(long = "export", value_name = "NAME=PATH")]
     pub(crate) exports: Vec<String>,
     /// Refuse writes
     #[arg(long)]
     pub(crate) read_only: bool,
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
 }
 
 /// How a copy enters a tunnel (ssh://).

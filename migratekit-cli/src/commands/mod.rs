@@ -15,3 +15,5 @@ pub(crate) mod nbd_serve;
 pub(crate) mod replicate;
 pub(crate) mod tunnel_serve;
 pub(crate) mod vm;
+pub(crate) mod vma;
+pub(crate) mod vma_enroll;

@@ -32,3 +32,4 @@ mod run;
 mod signals;
 mod small_disk;
 mod tunnel;
+mod vma;
