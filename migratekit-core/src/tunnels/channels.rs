@@ -9,13 +9,12 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use bytes::Bytes;
 use russh::{ChannelId, ChannelMsg, ChannelWriteHalf, SshId};
 use tokio::sync::Notify;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use super::channel::{Flow, Outgoing, pump};
 use super::policy::Refusal;
-use super::stream::{Flow, Outgoing, TunnelStream, Unused};
+use super::stream::TunnelStream;
 use super::transport::Control;
-use crate::block::BoxFuture;
-use crate::task::CancellationToken;
+use crate::task::Scope;
 
 /// The first words of a peer of ours; the version of the tunnel's own protocol (credit beside the data) follows.
 const OURS: &str = "SSH-2.0-MigrateKit_";
@@ -80,12 +79,10 @@ pub(super) struct Channels {
     /// Set when the session ended: what is opened later is broken from the start.
     ended: OnceLock<()>,
     control: Arc<Control>,
-    closer: UnboundedSender<Unused>,
     most: usize,
+    /// The pumps of the channels; each ends by itself when its channel has no users any more, or when the session ended.
+    pumps: Mutex<Scope>,
 }
-
-/// What the closing task takes from.
-pub(super) type Closing = UnboundedReceiver<Unused>;
 
 impl fmt::Debug for Channels {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -94,19 +91,17 @@ impl fmt::Debug for Channels {
 }
 
 impl Channels {
-    /// No channels yet; at most `most` at a time. The second value is for [`close_unused`].
-    pub(super) fn new(control: Arc<Control>, most: usize) -> (Arc<Self>, Closing) {
-        let (closer, closing) = unbounded_channel();
-        let channels = Channels {
+    /// No channels yet; at most `most` at a time.
+    pub(super) fn new(control: Arc<Control>, most: usize) -> Arc<Self> {
+        Arc::new(Channels {
             flows: Mutex::default(),
             confirmed: Mutex::default(),
             confirmation: Notify::new(),
             ended: OnceLock::new(),
             control,
-            closer,
             most,
-        };
-        (Arc::new(channels), closing)
+            pumps: Mutex::default(),
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u32, Arc<Flow>>> {
@@ -137,13 +132,28 @@ impl Channels {
 
     /// The stream of a channel. Its read half in russh is dropped, so that russh never waits for it: what arrives comes through
     /// [`Channels::data`].
-    pub(super) fn stream<S>(&self, channel: russh::Channel<S>, flow: Arc<Flow>, keep: Option<Box<dyn Send + Sync>>) -> TunnelStream
+    pub(super) fn stream<S>(
+        self: &Arc<Self>,
+        channel: russh::Channel<S>,
+        flow: Arc<Flow>,
+        kept: Option<Arc<dyn Send + Sync>>,
+    ) -> TunnelStream
     where
         S: From<(ChannelId, ChannelMsg)> + Send + Sync + 'static,
     {
         let id = channel.id().number();
         let (_, outgoing) = channel.split();
-        TunnelStream::new(id, flow, Arc::new(outgoing), self.closer.clone(), keep)
+        let (channels, pumped) = (Arc::clone(self), Arc::clone(&flow));
+        let pumping = pump(Arc::clone(&flow), outgoing, move || channels.forget(id, &pumped));
+        self.pumps.lock().unwrap_or_else(PoisonError::into_inner).spawn(pumping);
+        TunnelStream::new(flow, kept)
+    }
+
+    fn forget(&self, id: u32, flow: &Arc<Flow>) {
+        let mut flows = self.lock();
+        if flows.get(&id).is_some_and(|other| Arc::ptr_eq(other, flow)) {
+            flows.remove(&id);
+        }
     }
 
     /// The flow of a channel that we asked for, once [`Channels::confirm`] made it; `None` when the session ended before.
@@ -215,25 +225,6 @@ impl Channels {
     }
 }
 
-/// Forgets channels whose users are gone, and tells the peer, until the session ends.
-pub(super) async fn close_unused(channels: Arc<Channels>, mut closing: Closing, end: CancellationToken) {
-    loop {
-        let (id, outgoing) = tokio::select! {
-            () = end.cancelled() => return,
-            unused = closing.recv() => match unused {
-                Some(unused) => unused,
-                None => return,
-            },
-        };
-        // Before the peer hears of it: its number may be given to another channel afterwards.
-        channels.lock().remove(&id);
-        tokio::select! {
-            () = end.cancelled() => return,
-            _ = outgoing.close() => {}
-        }
-    }
-}
-
 fn gone<T>(_: T) -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionReset, "the tunnel's connection is gone")
 }
@@ -242,21 +233,20 @@ impl<S> Outgoing for ChannelWriteHalf<S>
 where
     S: From<(ChannelId, ChannelMsg)> + Send + Sync + 'static,
 {
-    fn data(self: Arc<Self>, payload: Bytes) -> BoxFuture<'static, io::Result<()>> {
-        Box::pin(async move { self.data_bytes(payload).await.map_err(gone) })
+    async fn data(&self, payload: Bytes) -> io::Result<()> {
+        self.data_bytes(payload).await.map_err(gone)
     }
 
-    fn credit(self: Arc<Self>, amount: u32) -> BoxFuture<'static, io::Result<()>> {
-        let amount = Bytes::copy_from_slice(&amount.to_be_bytes());
-        Box::pin(async move { self.extended_data_bytes(CREDIT, amount).await.map_err(gone) })
+    async fn credit(&self, amount: u32) -> io::Result<()> {
+        self.extended_data_bytes(CREDIT, Bytes::copy_from_slice(&amount.to_be_bytes())).await.map_err(gone)
     }
 
-    fn eof(self: Arc<Self>) -> BoxFuture<'static, io::Result<()>> {
-        Box::pin(async move { ChannelWriteHalf::eof(&self).await.map_err(gone) })
+    async fn eof(&self) -> io::Result<()> {
+        ChannelWriteHalf::eof(self).await.map_err(gone)
     }
 
-    fn close(self: Arc<Self>) -> BoxFuture<'static, io::Result<()>> {
-        Box::pin(async move { ChannelWriteHalf::close(&self).await.map_err(gone) })
+    async fn close(&self) -> io::Result<()> {
+        ChannelWriteHalf::close(self).await.map_err(gone)
     }
 }
 

@@ -102,7 +102,7 @@ impl Inbox {
 
     /// What the sender should get back now: nothing until it is worth a message.
     pub(super) fn give_back(&mut self) -> Option<u32> {
-        if self.owed < GIVE_BACK {
+        if !self.owes() {
             return None;
         }
         let amount = u32::try_from(self.owed).unwrap_or(u32::MAX);
@@ -110,10 +110,15 @@ impl Inbox {
         Some(amount)
     }
 
-    /// Forgets what is held: nobody will take it.
-    pub(super) fn clear(&mut self) {
+    /// Whether [`Inbox::give_back`] has something to give.
+    pub(super) fn owes(&self) -> bool {
+        self.owed >= GIVE_BACK
+    }
+
+    /// Forgets what is held, which counts as taken: nobody will take it.
+    pub(super) fn discard(&mut self) {
         self.parts.clear();
-        self.held = 0;
+        self.owed = self.owed.saturating_add(std::mem::take(&mut self.held));
     }
 }
 

@@ -28,6 +28,7 @@
 
 mod algorithms;
 pub mod authorized;
+mod channel;
 mod channels;
 pub mod client;
 mod flow;

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use tokio::io::AsyncWrite;
@@ -24,6 +24,7 @@ pub(super) struct Outbox {
     /// How much of the first part is written.
     written: usize,
     bytes: usize,
+    /// Bytes were written and are not flushed yet.
     wanted: bool,
 }
 
@@ -54,8 +55,9 @@ impl Outbox {
         self.bytes
     }
 
+    /// Whether nothing is left to write or to flush.
     pub(super) fn is_empty(&self) -> bool {
-        self.parts.is_empty()
+        self.parts.is_empty() && !self.wanted
     }
 
     /// Appends a head; `fill` writes it behind what is already gathered.
@@ -87,7 +89,7 @@ impl Outbox {
         }
     }
 
-    /// Writes until empty, or until the socket takes no more; `true` when bytes were written.
+    /// Writes until empty and flushed, or until the socket takes no more; `true` when bytes were written.
     pub(super) fn poll(&mut self, writer: &mut WriteHalf, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         let mut moved = false;
         while self.bytes > 0 {
@@ -104,8 +106,12 @@ impl Outbox {
         self.parts.clear();
         self.written = 0;
         if self.wanted {
-            // TLS keeps bytes back until flushed; a socket has nothing to do.
-            ready!(Pin::new(writer).poll_flush(cx))?;
+            // TLS and tunnels keep bytes back until flushed; a socket has nothing to do.
+            match Pin::new(writer).poll_flush(cx) {
+                Poll::Ready(flushed) => flushed?,
+                Poll::Pending if moved => return Poll::Ready(Ok(true)),
+                Poll::Pending => return Poll::Pending,
+            }
             self.wanted = false;
         }
         Poll::Ready(Ok(moved))
@@ -136,5 +142,43 @@ impl Outbox {
                 drop(share);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes everything, and does not have it away before it was asked a second time.
+    #[derive(Default)]
+    struct SlowToFlush {
+        asked: u32,
+    }
+
+    impl AsyncWrite for SlowToFlush {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(buf.len()))
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.asked += 1;
+            if self.asked < 2 { Poll::Pending } else { Poll::Ready(Ok(())) }
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[test]
+    fn what_is_not_flushed_is_not_gone() {
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let mut writer: WriteHalf = Box::new(SlowToFlush::default());
+        let mut out = Outbox::new();
+        out.head(|head| head.extend_from_slice(b"reply"));
+        assert!(matches!(out.poll(&mut writer, &mut cx), Poll::Ready(Ok(true))), "the bytes moved");
+        assert!(out.len() == 0 && !out.is_empty(), "and must be flushed still");
+        assert!(matches!(out.poll(&mut writer, &mut cx), Poll::Ready(Ok(false))));
+        assert!(out.is_empty());
     }
 }

@@ -16,9 +16,10 @@ use tokio::net::TcpStream;
 
 use self::handler::{Connection, Shared};
 use super::algorithms::{PREFERRED, rekey};
-use super::channels::{Broken, Channels, close_unused, hello};
+use super::channel::Flow;
+use super::channels::{Broken, Channels, hello};
 use super::keys::{Fingerprint, PrivateKey};
-use super::stream::{Flow, TunnelStream};
+use super::stream::TunnelStream;
 use super::transport::{Control, Transport};
 use super::{USER, limits};
 use crate::block::BoxFuture;
@@ -147,10 +148,7 @@ impl Client {
     }
 
     async fn login(&self, transport: Transport<TcpStream>, control: Arc<Control>) -> Result<Link> {
-        let (channels, closing) = Channels::new(Arc::clone(&control), limits::MAX_CHANNELS);
-        let mut tasks = Scope::new();
-        let token = tasks.token().clone();
-        tasks.spawn(close_unused(Arc::clone(&channels), closing, token));
+        let channels = Channels::new(Arc::clone(&control), limits::MAX_CHANNELS);
         let shared = Arc::new(Shared {
             pinned: self.options.host_key.clone(),
             found: OnceLock::new(),
@@ -169,7 +167,7 @@ impl Client {
                 .with("user", &self.options.user)
                 .with("key", self.options.key.public().fingerprint()));
         }
-        Ok(Link { handle, shared, control, _tasks: tasks })
+        Ok(Link { handle, shared, control })
     }
 
     fn refused(&self, e: Broken, shared: &Shared) -> Error {
@@ -204,7 +202,7 @@ impl Client {
         let link = self.connect().await?;
         let (channel, flow) = link.channel(port).await.map_err(|e| self.named(e))?;
         let channels = Arc::clone(&link.shared.channels);
-        Ok(channels.stream(channel, flow, Some(Box::new(link))))
+        Ok(channels.stream(channel, flow, Some(Arc::new(link))))
     }
 }
 
@@ -230,7 +228,6 @@ pub struct Link {
     handle: russh::client::Handle<Connection>,
     shared: Arc<Shared>,
     control: Arc<Control>,
-    _tasks: Scope,
 }
 
 impl fmt::Debug for Link {

@@ -29,7 +29,7 @@ use self::handler::Connection;
 use self::live::{Live, lock};
 pub use self::other::TlsHandler;
 use super::algorithms::{PREFERRED, rekey};
-use super::channels::{Broken, Channels, close_unused, hello};
+use super::channels::{Broken, Channels, hello};
 use super::keys::{PrivateKey, PublicKey};
 use super::limits;
 use super::policy::Refusal;
@@ -392,14 +392,9 @@ async fn run(server: Arc<Inner>, socket: TcpStream, address: SocketAddr, place: 
     // A peer that is gone already is found out by the handshake.
     let _ = socket.set_nodelay(true);
     let control = Arc::new(Control::default());
-    let _cut = CutOnDrop(Arc::clone(&control));
-    let (channels, closing) = Channels::new(Arc::clone(&control), server.bounds.channels);
+    let channels = Channels::new(Arc::clone(&control), server.bounds.channels);
+    let _cut = CutOnDrop(Arc::clone(&control), Arc::clone(&channels));
     let live = Arc::new(Live::new(address, Arc::clone(&control), Arc::clone(&channels), place, Arc::clone(&server.census)));
-    {
-        let mut tasks = lock(&live.tasks);
-        let token = tasks.token().clone();
-        tasks.spawn(close_unused(Arc::clone(&channels), closing, token));
-    }
     lock(&server.connections).push(Arc::clone(&live));
     let end = session(&server, &live, Transport::new(socket, control), &cancel).await;
     channels.end();
@@ -413,12 +408,13 @@ async fn run(server: Arc<Inner>, socket: TcpStream, address: SocketAddr, place: 
     live.done.cancel();
 }
 
-/// The session of russh is a task of its own; it must not outlive ours.
-struct CutOnDrop(Arc<Control>);
+/// The session of russh is a task of its own, and so are the pumps; they must not outlive ours.
+struct CutOnDrop(Arc<Control>, Arc<Channels>);
 
 impl Drop for CutOnDrop {
     fn drop(&mut self) {
         self.0.cut();
+        self.1.end();
     }
 }
 
