@@ -55,6 +55,12 @@ pub(crate) enum VmaCommand {
     Limits,
     /// On the VMA: enroll at an OMA by a pairing code, and wait for the approval
     Enroll(EnrollArgs),
+    /// On the VMA: make another key, have the OMA take it instead of this one, and come in by it
+    RotateKey {
+        /// The VMA's private key; beside it FILE.oma, which `vma enroll` wrote
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+    },
 }
 
 /// `migratekit vma enroll`

@@ -64,7 +64,7 @@ async fn options(global: &Global, args: &TunnelServeArgs, cancel: &CancellationT
     let (certificate, _) = Certificate::read_or_make(&tls).await?;
     let engine = place::open(global, &args.place, cancel).await?;
     let vmas = engine.vmas();
-    let service = EnrollmentService::new(&certificate, vmas.reception(host_key.public()))?;
+    let service = EnrollmentService::new(&certificate, vmas.reception(host_key.clone()))?;
     let mut options = ServerOptions::new(host_key, Arc::new(vmas.keys()));
     options.other = Some(Arc::new(service));
     Ok((options, Some(vmas)))

@@ -20,6 +20,7 @@ pub(crate) async fn run(global: &Global, args: VmaArgs, cancel: &CancellationTok
     match args.command {
         VmaCommand::Limits => output::result(global, &all_limits(), |all| limit_table(all)),
         VmaCommand::Enroll(args) => vma_enroll::run(global, args, cancel).await,
+        VmaCommand::RotateKey { key } => vma_enroll::rotate(global, &key, cancel).await,
         command => {
             let engine = place::open(global, &args.place, cancel).await?;
             administer(global, &engine, command).await
@@ -58,7 +59,7 @@ async fn administer(global: &Global, engine: &Engine, command: VmaCommand) -> Re
             let fingerprint: Option<Fingerprint> = fingerprint.map(|text| text.parse()).transpose()?;
             output::result(global, &vmas.history(fingerprint.as_ref()).await?, |all| history(all))
         }
-        VmaCommand::Limits | VmaCommand::Enroll(_) => Ok(()),
+        VmaCommand::Limits | VmaCommand::Enroll(_) | VmaCommand::RotateKey { .. } => Ok(()),
     }
 }
 

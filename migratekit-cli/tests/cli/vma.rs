@@ -119,6 +119,20 @@ fn a_vma_enrolls_copies_and_is_revoked_by_another_process() {
     assert!(std::fs::read(&source).unwrap() == std::fs::read(&target).unwrap(), "target equals source");
     assert_eq!(site.json(&["vma", "active"]).as_array().unwrap().len(), 1);
 
+    // Another key, without an administrator; the old one is out, and so is it to be found nowhere.
+    let before = std::fs::read(folder.path().join("vma_key")).unwrap();
+    let rotated: Value = serde_json::from_str(&succeed(&["vma", "rotate-key", "--key", &key, "--output", "json"])).unwrap();
+    assert!(rotated["fingerprint"] != known["fingerprint"] && std::fs::read(folder.path().join("vma_key")).unwrap() != before);
+    copied(0);
+    let old = site.path("old_key");
+    std::fs::write(&old, before).unwrap();
+    std::fs::set_permissions(&old, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let by_old = run_within(60, &["copy", source.to_str().unwrap(), &far, "--ssh-key", &old, "--ssh-host-key", &serving.fingerprint]);
+    assert_eq!(by_old.status.code(), Some(7), "{}", String::from_utf8_lossy(&by_old.stderr));
+    let active = site.json(&["vma", "active"]);
+    assert_eq!((active.as_array().unwrap().len(), &active[0]["enrollment"]["fingerprint"]), (1, &rotated["fingerprint"]));
+    let print = rotated["fingerprint"].as_str().unwrap();
+
     let revoked = site.json(&["vma", "revoke", "vma-1"]);
     assert_eq!(revoked["cut"], "by_server");
     copied(7);
@@ -130,7 +144,7 @@ fn a_vma_enrolls_copies_and_is_revoked_by_another_process() {
         .map(|l| l["event"].as_str().unwrap().to_owned())
         .collect();
     assert_eq!(events[0], "revocation");
-    assert_eq!(&events[events.len() - 3..], ["approval", "verification", "enrollment"]);
+    assert_eq!(&events[events.len() - 3..], ["approval", "verification", "enrollment"], "the history of the second key");
 
     // A code is shown once, and nothing else prints it.
     for args in [&["vma", "pending"][..], &["vma", "active"], &["vma", "audit"], &["vma", "audit", "--refused"], &["vma", "limits"]] {

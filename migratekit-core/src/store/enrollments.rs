@@ -136,6 +136,14 @@ impl Enrollments<'_> {
         }
     }
 
+    /// Gives an enrollment another key, and its connection with it.
+    pub async fn replace_key(&self, id: &EnrollmentId, key: &str, fingerprint: &str, at: Timestamp) -> Result<()> {
+        let text = "UPDATE vma_enrollments SET vma_public_key = ?, vma_fingerprint = ?, updated_at = ? WHERE id = ?";
+        self.0.sql("replace a VMA's key", text).bind(key).bind(fingerprint).bind(at).bind(id).run_found(NONE).await?;
+        let text = "UPDATE vma_active_connections SET vma_fingerprint = ? WHERE enrollment_id = ?";
+        self.0.sql("replace a VMA's key", text).bind(fingerprint).bind(id).run().await.map(|_| ())
+    }
+
     /// Removes an enrollment; its history stays.
     pub async fn remove(&self, id: &EnrollmentId) -> Result<()> {
         self.0.sql("remove an enrollment", "DELETE FROM vma_enrollments WHERE id = ?").bind(id).run_found(NONE).await

@@ -11,17 +11,17 @@ use serde_json::json;
 use super::codes::Code;
 use super::enrollment::{SUBJECT, record, step, waiting};
 use super::limits::{CODE_TIME, MAX_LIVE_CODES, MAX_REVERSE_PORTS, TEND_PAUSE};
-use super::{Vmas, keys};
+use super::{Vmas, keys, rotation};
 use crate::clock::{self, Timestamp};
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{ConnectionId, EnrollmentId, PairingId};
+use crate::id::{EnrollmentId, PairingId};
 use crate::model::{
     AuditEntry, Connection, ConnectionAudit, ConnectionEvent, ConnectionStatus, Enrollment, EnrollmentStatus, EnrollmentTrigger,
     PairingCode,
 };
 use crate::store::{NewAuditEntry, NewConnectionAudit, Store, Tx};
 use crate::tunnels::limits::FIRST_REVERSE_PORT;
-use crate::tunnels::{Fingerprint, PublicKey, Server, USER};
+use crate::tunnels::{Fingerprint, PublicKey, Server};
 
 const CODE: &str = "make a pairing code";
 const APPROVE: &str = "approve a VMA";
@@ -100,7 +100,8 @@ impl Vmas {
     pub async fn active(&self) -> Result<Vec<TrustedVma>> {
         let read = |tx: Tx| async move {
             let mut active = Vec::new();
-            for enrollment in tx.enrollments().in_state(EnrollmentStatus::Approved).await? {
+            let trusted = tx.enrollments().in_state(EnrollmentStatus::Approved).await?;
+            for enrollment in trusted.into_iter().filter(|e| rotation::succeeds(e).is_none()) {
                 let connection = tx.enrollments().connection(&enrollment.id).await?;
                 active.push(TrustedVma { enrollment, connection });
             }
@@ -137,7 +138,7 @@ impl Vmas {
         if let Some(found) = all.iter().find(|e| e.id.as_str() == which) {
             return Ok(found.clone());
         }
-        let mut named = all.into_iter().filter(|e| e.name == which && !e.status.is_final());
+        let mut named = all.into_iter().filter(|e| e.name == which && !e.status.is_final() && rotation::succeeds(e).is_none());
         match (named.next(), named.next()) {
             (Some(one), None) => Ok(one),
             (Some(_), Some(_)) => Err(fail(ErrorKind::InvalidInput, "several have this name; give the id")),
@@ -183,18 +184,26 @@ impl Vmas {
     pub async fn revoke(&self, id: &EnrollmentId, by: &str, server: Option<&Server>) -> Result<Cut> {
         let write = |tx: Tx| async move {
             let (mut found, now) = (get(&tx, REVOKE, id).await?, tx.now().await?);
+            // A new key that has not come in yet goes first, so that the VMA's own line of the history is the last.
+            let mut all = rotation::successors(&tx, id).await?;
             found.reverse_port = None;
-            step(&tx, &mut found, EnrollmentTrigger::Revoke, now).await?;
-            tx.enrollments().revoke_connection(id, by, now).await?;
-            Ok(found)
+            all.push(found);
+            for one in &mut all {
+                step(&tx, one, EnrollmentTrigger::Revoke, now).await?;
+                tx.enrollments().revoke_connection(&one.id, by, now).await?;
+            }
+            Ok(all)
         };
-        let revoked = self.store.write(REVOKE, write).await?;
-        if let Some(server) = server {
-            server.revoke(&revoked.fingerprint.parse()?).await;
-            finish(&self.store, id, "this process").await?;
-            return Ok(Cut::ByServer);
+        let mut cut = Cut::ByServer;
+        for revoked in self.store.write(REVOKE, write).await? {
+            if let Some(server) = server {
+                server.revoke(&revoked.fingerprint.parse()?).await;
+                finish(&self.store, &revoked.id, "this process").await?;
+            } else {
+                cut = self.wait_for_server(&revoked.id).await?;
+            }
         }
-        self.wait_for_server(id).await
+        Ok(cut)
     }
 
     /// Waits until the serving process finished a revocation; without one, finishes it here.
@@ -251,20 +260,7 @@ async fn approve(tx: &Tx, id: &EnrollmentId, compared: &Fingerprint, by: &str) -
     let port = ports.find(|port| !taken(port)).ok_or_else(|| fail(ErrorKind::NoSpace, "as many VMAs as there are ports are trusted"))?;
     (found.reverse_port, found.approved_by, found.approved_at) = (Some(port), Some(by.to_owned()), Some(now));
     step(tx, &mut found, EnrollmentTrigger::Approve, now).await?;
-    // It has never been here: what it is is disconnected, until it comes.
-    let connection = Connection {
-        id: ConnectionId::generate(),
-        enrollment: id.clone(),
-        name: found.name.clone(),
-        fingerprint: found.fingerprint.clone(),
-        ssh_user: USER.to_owned(),
-        status: ConnectionStatus::Disconnected,
-        last_seen_at: None,
-        connected_at: None,
-        revoked_at: None,
-        revoked_by: None,
-    };
-    all.set_connection(&connection).await?;
+    all.set_connection(&rotation::never_connected(&found)).await?;
     let details = json!({ "reverse_port": port });
     let line = NewConnectionAudit {
         event: ConnectionEvent::Approval,

@@ -21,17 +21,17 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
 
-use super::applicant::{Answered, Applicant};
+use super::applicant::{Answered, Applicant, Rotating};
 use super::codes::Code;
-use super::limits::{MAX_ANSWER, REQUEST_TIME, RESULT_PAUSE};
-use super::proof::{Bytes32, EXPORTER_LABEL, LENGTH};
+use super::limits::{MAX_ANSWER, REQUEST_TIME, RESULT_PAUSE, ROTATE_TIME, TEND_PAUSE};
+use super::proof::{self, Bytes32, EXPORTER_LABEL, LENGTH};
 use super::wire::{ENROLL, EnrollAnswer, EnrollmentResult, ErrorAnswer, RESULT, VERIFY};
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result, Retry};
 use crate::id::EnrollmentId;
 use crate::model::EnrollmentStatus;
 use crate::task::{CancellationToken, Scope};
-use crate::tunnels::{PrivateKey, PublicKey};
+use crate::tunnels::{Client, PrivateKey, PublicKey};
 
 const OPERATION: &str = "enroll at an OMA";
 
@@ -87,6 +87,46 @@ impl Oma {
     }
 }
 
+impl Oma {
+    /// Has the OMA take another key of a trusted VMA: the old one vouches for it, and no administrator is asked. When this returns both come
+    /// in; the old one is out as soon as the new one came.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Denied`] when the old key is not trusted, or the other side does not hold the pinned host key; as [`Oma::enroll`].
+    pub async fn rotate(&self, rotating: &Rotating<'_>) -> Result<()> {
+        let (mut connection, _) = Connection::open(self, None).await?;
+        let (exporter, nonce) = (connection.exporter, proof::nonce()?);
+        let answer: EnrollAnswer = connection.post(ENROLL, &rotating.request(&exporter, &nonce)?).await?;
+        let verify = rotating.answered(&exporter, &nonce, &answer)?;
+        let result: EnrollmentResult = connection.post(VERIFY, &verify).await?;
+        connection.close().await?;
+        if result.status != EnrollmentStatus::Approved {
+            let text = "the OMA says something else than that it takes the new key";
+            return Err(Error::new(ErrorKind::Protocol, OPERATION, text).with("status", result.status));
+        }
+        Ok(())
+    }
+}
+
+/// Comes in by a VMA's new key and stays until the old one is out, which the OMA sees to when the new one came.
+///
+/// # Errors
+/// Those of connecting by the new key; [`ErrorKind::Timeout`] when the old one still comes in after [`ROTATE_TIME`].
+pub async fn take_over(new: &Client, old: &Client) -> Result<()> {
+    let link = new.connect().await?;
+    let until_out = async {
+        loop {
+            match old.connect().await {
+                Err(error) if error.kind() == ErrorKind::Denied => return,
+                _ => clock::sleep(TEND_PAUSE).await,
+            }
+        }
+    };
+    let out = clock::within(ROTATE_TIME, until_out).await;
+    link.cut();
+    out.ok_or_else(|| Error::new(ErrorKind::Timeout, "rotate the key", "the new key comes in, and the old one still does too"))
+}
+
 impl Pinned {
     /// What became of the enrollment.
     ///
@@ -109,7 +149,7 @@ impl Pinned {
         loop {
             match self.result().await {
                 Ok(EnrollmentResult { status: EnrollmentStatus::Approved, reverse_port }) => return Ok(reverse_port),
-                Ok(EnrollmentResult { status, .. }) if status == EnrollmentStatus::Expired => {
+                Ok(EnrollmentResult { status: EnrollmentStatus::Expired, .. }) => {
                     return Err(fail(ErrorKind::Timeout, "nobody approved it in time; ask for another code"));
                 }
                 Ok(EnrollmentResult { status, .. }) if status.is_final() => {

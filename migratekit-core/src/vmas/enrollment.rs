@@ -19,7 +19,8 @@ use serde_json::json;
 use super::codes::CodeKey;
 use super::guesses::{GuessBounds, Guesses, May};
 use super::limits::{ENROLLMENT_TIME, MAX_NAME, MAX_VERSION, MAX_WAITING};
-use super::proof::{self, Asked, Bytes32, Side, Transcript};
+use super::proof::{self, Asked, Bytes32, SIGNATURE, Side, Signer, Transcript};
+use super::rotation;
 use super::wire::{EnrollAnswer, EnrollRequest, EnrollmentResult, VerifyRequest};
 use crate::clock::{self, Timestamp};
 use crate::credentials::Vault;
@@ -27,7 +28,7 @@ use crate::error::{Error, ErrorKind, Result, Retry};
 use crate::id::{EnrollmentId, PairingId};
 use crate::model::{ConnectionEvent, Enrollment, EnrollmentStatus, EnrollmentTrigger};
 use crate::store::{NewAuditEntry, NewConnectionAudit, Store, Tx};
-use crate::tunnels::PublicKey;
+use crate::tunnels::{PrivateKey, PublicKey};
 
 const ENROLL: &str = "enroll a VMA";
 const VERIFY: &str = "verify an enrollment";
@@ -49,23 +50,23 @@ pub struct Caller {
 
 /// Takes the requests of VMAs. One for each process that serves them: it counts the guesses.
 pub struct Reception {
-    store: Store,
+    pub(super) store: Store,
     vault: Vault,
-    host_key: PublicKey,
+    pub(super) host_key: PrivateKey,
     bounds: GuessBounds,
     guesses: Mutex<Guesses>,
 }
 
 impl fmt::Debug for Reception {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reception").field("host_key", &self.host_key).finish_non_exhaustive()
+        f.debug_struct("Reception").field("host_key", &self.host_key.public()).finish_non_exhaustive()
     }
 }
 
 impl Reception {
     /// For the tunnel whose host key this is.
     #[must_use]
-    pub fn new(store: Store, vault: Vault, host_key: PublicKey) -> Self {
+    pub fn new(store: Store, vault: Vault, host_key: PrivateKey) -> Self {
         Reception { store, vault, host_key, bounds: GuessBounds::default(), guesses: Mutex::default() }
     }
 
@@ -86,10 +87,14 @@ impl Reception {
         let key: PublicKey = request.public_key.parse()?;
         check_text("name", &request.name, 1, MAX_NAME)?;
         check_text("version", &request.version, 0, MAX_VERSION)?;
-        let (vma_nonce, given) = (proof::bytes("nonce", &request.nonce)?, proof::bytes("proof", &request.proof)?);
-        self.may_try(ENROLL, from)?;
+        let vma_nonce = proof::bytes("nonce", &request.nonce)?;
         let asked =
             Asked { exporter: &from.exporter, vma_key: &key, name: &request.name, version: &request.version, vma_nonce: &vma_nonce };
+        if let Some(replaces) = &request.replaces {
+            return self.rotate(request, replaces, &asked, from).await;
+        }
+        let given = proof::bytes("proof", &request.proof)?;
+        self.may_try(ENROLL, from)?;
         let Some((pairing, digest, code)) = self.code_of(&asked, &given).await? else {
             let why =
                 json!({ "name": request.name, "fingerprint": key.fingerprint().to_string(), "why": "no code that holds gives its proof" });
@@ -98,20 +103,13 @@ impl Reception {
         };
         self.right(from);
         let (id, oma_nonce) = (EnrollmentId::generate(), proof::nonce()?);
-        let seen = asked.answered(&self.host_key, &oma_nonce, &id);
-        let new = NewEnrollment { id: &id, pairing: &pairing, digest: &digest, key: &key, request, from, transcript: seen.text() };
-        let new = &new;
-        let expires_at = match self.store.write(ENROLL, |tx| async move { new.write(&tx).await }).await {
-            Ok(expires_at) => expires_at,
-            Err(error) => {
-                let why = json!({ "name": request.name, "fingerprint": key.fingerprint().to_string(), "why": error.message() });
-                self.refused("vma.enroll", "-", &why, from).await?;
-                return Err(error);
-            }
-        };
+        let host_key = self.host_key.public();
+        let seen = asked.answered(&host_key, &oma_nonce, &id);
+        let reason = Reason::Code { pairing: &pairing, digest: &digest };
+        let expires_at = self.write_new(&NewEnrollment { id: &id, reason, key: &key, request, from, transcript: seen.text() }).await?;
         Ok(EnrollAnswer {
             enrollment: id,
-            host_key: self.host_key.to_string(),
+            host_key: host_key.to_string(),
             nonce: proof::text(&oma_nonce),
             proof: proof::text(&seen.prove(Side::Oma, &code)),
             expires_at,
@@ -124,13 +122,9 @@ impl Reception {
     /// [`ErrorKind::Denied`] when there is nothing (any more) to prove, or the proof is wrong: then the enrollment is over;
     /// [`ErrorKind::Busy`] after too many wrong tries; [`ErrorKind::InvalidInput`].
     pub async fn verify(&self, request: &VerifyRequest, from: &Caller) -> Result<EnrollmentResult> {
-        let (given, signature) = (proof::bytes("proof", &request.proof)?, proof::bytes("signature", &request.signature)?);
+        let signature = &proof::bytes("signature", &request.signature)?;
         self.may_try(VERIFY, from)?;
-        let (given, signature) = (&given, &signature);
-        let judged = self
-            .store
-            .write(VERIFY, |tx| async move { judge(&tx, &self.vault, &request.enrollment, given, signature, from).await })
-            .await?;
+        let judged = self.store.write(VERIFY, |tx| async move { judge(&tx, &self.vault, request, signature, from).await }).await?;
         match judged {
             Ok(result) => {
                 self.right(from);
@@ -160,6 +154,19 @@ impl Reception {
             .await
     }
 
+    /// Writes a new enrollment down. What the catalog refuses is a refused request.
+    pub(super) async fn write_new(&self, new: &NewEnrollment<'_>) -> Result<Timestamp> {
+        match self.store.write(ENROLL, |tx| async move { new.write(&tx).await }).await {
+            Err(error) => {
+                let fingerprint = new.key.fingerprint().to_string();
+                let why = json!({ "name": new.request.name, "fingerprint": fingerprint, "why": error.message() });
+                self.refused("vma.enroll", "-", &why, new.from).await?;
+                Err(error)
+            }
+            written => written,
+        }
+    }
+
     /// The code whose key gives this proof. All that hold are tried, so that the time does not tell which.
     async fn code_of(&self, asked: &Asked<'_>, given: &Bytes32) -> Result<Option<(PairingId, String, CodeKey)>> {
         let codes = self.store.read(ENROLL, |tx| async move { tx.enrollments().live_codes(tx.now().await?).await }).await?;
@@ -177,7 +184,7 @@ impl Reception {
         Ok(found)
     }
 
-    fn may_try(&self, operation: &'static str, from: &Caller) -> Result<()> {
+    pub(super) fn may_try(&self, operation: &'static str, from: &Caller) -> Result<()> {
         match self.guesses().begin(from.address, clock::now(), &self.bounds) {
             May::Try => Ok(()),
             May::Wait(time) => {
@@ -188,7 +195,7 @@ impl Reception {
         }
     }
 
-    fn right(&self, from: &Caller) {
+    pub(super) fn right(&self, from: &Caller) {
         self.guesses().was_right(from.address);
     }
 
@@ -197,7 +204,7 @@ impl Reception {
     }
 
     /// A refused request, for the general audit: it may have no enrollment to whose history it could belong.
-    async fn refused(&self, action: &str, subject: &str, why: &serde_json::Value, from: &Caller) -> Result<()> {
+    pub(super) async fn refused(&self, action: &str, subject: &str, why: &serde_json::Value, from: &Caller) -> Result<()> {
         let address = from.address.to_string();
         let entry = NewAuditEntry {
             actor: "vma",
@@ -213,15 +220,23 @@ impl Reception {
     }
 }
 
+/// Why a VMA may ask.
+#[derive(Clone, Copy)]
+pub(super) enum Reason<'a> {
+    /// It knows this code.
+    Code { pairing: &'a PairingId, digest: &'a str },
+    /// It holds the key of this trusted enrollment.
+    Replaces(&'a EnrollmentId),
+}
+
 /// What a request becomes.
-struct NewEnrollment<'a> {
-    id: &'a EnrollmentId,
-    pairing: &'a PairingId,
-    digest: &'a str,
-    key: &'a PublicKey,
-    request: &'a EnrollRequest,
-    from: &'a Caller,
-    transcript: String,
+pub(super) struct NewEnrollment<'a> {
+    pub(super) id: &'a EnrollmentId,
+    pub(super) reason: Reason<'a>,
+    pub(super) key: &'a PublicKey,
+    pub(super) request: &'a EnrollRequest,
+    pub(super) from: &'a Caller,
+    pub(super) transcript: String,
 }
 
 impl NewEnrollment<'_> {
@@ -240,9 +255,13 @@ impl NewEnrollment<'_> {
         if waiting >= MAX_WAITING {
             return Err(Error::new(ErrorKind::Busy, ENROLL, "as many VMAs as may be wait for approval").with("waiting", waiting));
         }
+        let (pairing, approved_by) = match self.reason {
+            Reason::Code { pairing, .. } => (Some(pairing.clone()), None),
+            Reason::Replaces(trusted) => (None, Some(trusted.to_string())),
+        };
         let new = Enrollment {
             id: self.id.clone(),
-            pairing: Some(self.pairing.clone()),
+            pairing,
             public_key: self.key.to_string(),
             name: self.request.name.clone(),
             version: Some(self.request.version.clone()).filter(|version| !version.is_empty()),
@@ -251,14 +270,16 @@ impl NewEnrollment<'_> {
             challenge_nonce: Some(self.transcript.clone()),
             status: EnrollmentStatus::PendingVerification,
             reverse_port: None,
-            approved_by: None,
+            approved_by,
             approved_at: None,
             expires_at: now.plus(ENROLLMENT_TIME),
             created_at: now,
             updated_at: now,
         };
         all.add(&new).await?;
-        all.use_code(self.digest, self.id, now).await?;
+        if let Reason::Code { digest, .. } = self.reason {
+            all.use_code(digest, self.id, now).await?;
+        }
         record(tx, self.id, ConnectionEvent::Enrollment, Some(self.from), None, now).await?;
         Ok(new.expires_at)
     }
@@ -310,29 +331,36 @@ pub(super) async fn record(
 async fn judge(
     tx: &Tx,
     vault: &Vault,
-    id: &EnrollmentId,
-    given: &Bytes32,
-    signature: &[u8; proof::SIGNATURE],
+    request: &VerifyRequest,
+    signature: &[u8; SIGNATURE],
     from: &Caller,
 ) -> Result<Result<EnrollmentResult, &'static str>> {
-    let (all, now) = (tx.enrollments(), tx.now().await?);
+    let (id, all, now) = (&request.enrollment, tx.enrollments(), tx.now().await?);
     let Some(mut found) = all.get(id).await? else { return Ok(Err("there is no such enrollment")) };
-    let (EnrollmentStatus::PendingVerification, Some(transcript), Some(pairing)) =
-        (found.status, found.challenge_nonce.clone(), found.pairing.clone())
-    else {
+    let (EnrollmentStatus::PendingVerification, Some(transcript)) = (found.status, found.challenge_nonce.clone()) else {
         return Ok(Err("there is nothing to be proven any more"));
     };
     if found.expires_at <= now {
         step(tx, &mut found, EnrollmentTrigger::Expire, now).await?;
         return Ok(Err("it came too late"));
     }
-    let Some(code) = all.code(&pairing).await? else { return Ok(Err("its code is gone")) };
-    let (code, seen) = (CodeKey::unmasked(&code.code_digest, vault, &code.id)?, Transcript::of_text(&transcript)?);
-    let (knows, key): (bool, PublicKey) = (seen.holds(Side::Vma, &code, given), found.public_key.parse()?);
-    let why = match (knows, seen.is_signed(&key, signature)) {
+    let (seen, key): (_, PublicKey) = (Transcript::of_text(&transcript)?, found.public_key.parse()?);
+    let code = match &found.pairing {
+        Some(pairing) => all.code(pairing).await?,
+        None => None,
+    };
+    let knows = match code {
+        Some(code) => {
+            let code = CodeKey::unmasked(&code.code_digest, vault, &code.id)?;
+            seen.holds(Side::Vma, &code, &proof::bytes("proof", &request.proof)?)
+        }
+        None => rotation::is_signed_by_old(tx, &found, &seen, &proof::bytes("proof", &request.proof)?).await?,
+    };
+    let why = match (knows, seen.is_signed(Signer::Vma, &key, signature)) {
         (true, true) => {
             step(tx, &mut found, EnrollmentTrigger::Verify, now).await?;
             record(tx, id, ConnectionEvent::Verification, Some(from), None, now).await?;
+            rotation::approve(tx, &mut found, from, now).await?;
             return Ok(Ok(EnrollmentResult { status: found.status, reverse_port: None }));
         }
         (false, _) => "the proof is wrong",

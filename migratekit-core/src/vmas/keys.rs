@@ -4,12 +4,12 @@
 //! process also [tends](Vmas::tend) what is left to do: it finishes the revocations of other processes, which wait for it.
 
 use super::limits::TEND_PAUSE;
-use super::{Vmas, administration};
+use super::{Vmas, administration, rotation};
 use crate::block::BoxFuture;
 use crate::clock;
 use crate::error::Result;
 use crate::model::EnrollmentStatus;
-use crate::store::Store;
+use crate::store::{Store, Tx};
 use crate::task::CancellationToken;
 use crate::tunnels::{KeySource, PublicKey, Server, Vma};
 
@@ -26,8 +26,17 @@ impl KeySource for CatalogKeys {
 /// The approved VMA that holds the key.
 pub(super) async fn holder(store: &Store, key: &PublicKey) -> Result<Option<Vma>> {
     let fingerprint = &key.fingerprint().to_string();
-    let found = store.read("look for a VMA's key", |tx| async move { tx.enrollments().of_key(fingerprint).await }).await?;
-    let approved = found.into_iter().find(|e| e.status == EnrollmentStatus::Approved && e.public_key == key.to_string());
+    let read = |tx: Tx| async move {
+        let found = tx.enrollments().of_key(fingerprint).await?;
+        let approved = found.into_iter().find(|e| e.status == EnrollmentStatus::Approved && e.public_key == key.to_string());
+        let Some(approved) = approved else { return Ok(None) };
+        // The key of a rotation comes in as the VMA whose key it is to replace, as long as that is trusted.
+        Ok(match rotation::succeeds(&approved) {
+            Some(replaces) => rotation::trusted(&tx, &replaces).await?,
+            None => Some(approved),
+        })
+    };
+    let approved = store.read("look for a VMA's key", read).await?;
     Ok(approved.map(|e| Vma { name: e.name, reverse_port: e.reverse_port }))
 }
 
@@ -38,11 +47,15 @@ impl Vmas {
         CatalogKeys(self.store.clone())
     }
 
-    /// Finishes revocations that other processes began, until `cancel`: cuts what is connected, waits for its end, writes the audit.
+    /// Finishes revocations that other processes began, until `cancel`: cuts what is connected, waits for its end, writes the audit. And
+    /// rotations whose new key came in.
     pub async fn tend(&self, server: &Server, cancel: &CancellationToken) {
         loop {
-            if let Err(error) = self.finish_revocations(server).await {
-                tracing::warn!(%error, "revocations could not be looked for; it is tried again");
+            for (what, end) in [("revocations", self.finish_revocations(server).await), ("rotations", self.finish_rotations(server).await)]
+            {
+                if let Err(error) = end {
+                    tracing::warn!(%error, "{what} could not be finished; it is tried again");
+                }
             }
             tokio::select! {
                 () = cancel.cancelled() => return,

@@ -32,6 +32,8 @@ pub const STRETCH_PASSES: u32 = 2;
 pub const TEND_PAUSE: Duration = Duration::from_millis(400);
 /// How long a revocation by another process waits until the one that serves has cut the connections: some looks and a write.
 pub const REVOKE_TIME: Duration = Duration::from_secs(5);
+/// From a new key's coming in to the old one's being out: some looks and a write.
+pub const ROTATE_TIME: Duration = Duration::from_secs(30);
 /// A request of the VMA: connection, TLS and answer.
 pub const REQUEST_TIME: Duration = Duration::from_secs(20);
 /// The longest answer a VMA reads, in bytes.

@@ -10,6 +10,7 @@
 //!
 //! - [`Code`], [`proof`]: the code that authenticates both sides, and what is proven with it.
 //! - [`Reception`]: the OMA's side of an enrollment; [`Applicant`] the VMA's, as a function of messages, and [`apply`] over TLS.
+//! - [`Rotating`]: a trusted VMA that changes its key, without a code and without an administrator.
 //! - [`Vmas`]: what an administrator does. [`CatalogKeys`]: who comes in.
 //!
 //! What it promises:
@@ -32,20 +33,21 @@ mod guesses;
 mod keys;
 pub mod limits;
 pub mod proof;
+mod rotation;
 pub mod wire;
 
 use std::time::Duration;
 
 pub use self::administration::{Cut, NewCode, TrustedVma};
-pub use self::applicant::{Answered, Applicant};
-pub use self::apply::{Oma, Pinned};
+pub use self::applicant::{Answered, Applicant, Rotating};
+pub use self::apply::{Oma, Pinned, take_over};
 pub use self::codes::{Code, CodeKey};
 pub use self::enrollment::{Caller, Reception};
 pub use self::guesses::GuessBounds;
 pub use self::keys::CatalogKeys;
 use crate::credentials::Vault;
 use crate::store::Store;
-use crate::tunnels::PublicKey;
+use crate::tunnels::PrivateKey;
 
 /// The VMAs of a catalog.
 #[derive(Debug, Clone)]
@@ -64,7 +66,7 @@ impl Vmas {
 
     /// Takes the requests of VMAs, for the tunnel whose host key this is.
     #[must_use]
-    pub fn reception(&self, host_key: PublicKey) -> Reception {
+    pub fn reception(&self, host_key: PrivateKey) -> Reception {
         Reception::new(self.store.clone(), self.vault.clone(), host_key)
     }
 

@@ -11,6 +11,8 @@
 //! - TRANSCRIPT = SHA-256(exporter, VMA key, host key, name, version, VMA nonce, OMA nonce, enrollment).
 //! - PROVE(side) = HMAC(code key; TRANSCRIPT), with a label for each side: neither proof can be sent back as the other.
 //! - SIGN = the VMA key's Ed25519 signature of TRANSCRIPT.
+//! - A rotation has no code ([`rotation`](super::rotation)): signatures stand where the proofs do, ASK's by the old key, the OMA's by its host key,
+//!   which is pinned. Each signer has a label of its own.
 //!
 //! The exporter is that of the TLS connection (RFC 9266): it differs on the two connections of a man in the middle, so what he hands on
 //! is no proof, and he knows no code to make one of his own. He learns nothing that lets him try codes faster than Argon2id runs. Every
@@ -34,7 +36,7 @@ pub const SIGNATURE: usize = 64;
 
 const ASK: &[u8] = b"migratekit enrollment v1: vma asks";
 const TRANSCRIPT: &[u8] = b"migratekit enrollment v1: transcript";
-const SIGN: &[u8] = b"migratekit enrollment v1: vma signs";
+const ROTATE: &[u8] = b"migratekit enrollment v1: vma asks to rotate";
 
 /// 32 bytes: an exporter, a nonce, a proof, a transcript.
 pub type Bytes32 = [u8; LENGTH];
@@ -46,6 +48,27 @@ pub enum Side {
     Oma,
     /// The VMA.
     Vma,
+}
+
+/// Who signs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signer {
+    /// The VMA, by the key that asks.
+    Vma,
+    /// The VMA, by the key that is to be replaced.
+    OldKey,
+    /// The OMA, by its host key.
+    Oma,
+}
+
+impl Signer {
+    fn label(self) -> &'static [u8] {
+        match self {
+            Signer::Vma => b"migratekit enrollment v1: vma signs",
+            Signer::OldKey => b"migratekit enrollment v1: old key signs",
+            Signer::Oma => b"migratekit enrollment v1: oma signs",
+        }
+    }
 }
 
 impl Side {
@@ -90,6 +113,24 @@ impl Asked<'_> {
         same_mac(key, &self.message(), proof)
     }
 
+    fn rotation(&self, replaces: &EnrollmentId) -> Vec<u8> {
+        joined(&[ROTATE, replaces.as_str().as_bytes(), &self.message()])
+    }
+
+    /// The old key's signature that goes with the request to replace it.
+    ///
+    /// # Errors
+    /// When the key cannot sign.
+    pub fn sign_rotation(&self, replaces: &EnrollmentId, old: &PrivateKey) -> Result<[u8; SIGNATURE]> {
+        old.sign(&self.rotation(replaces))
+    }
+
+    /// Whether the old key signed the request to replace it.
+    #[must_use]
+    pub fn is_rotation_signed(&self, replaces: &EnrollmentId, old: &PublicKey, signature: &[u8; SIGNATURE]) -> bool {
+        old.is_signed(&self.rotation(replaces), signature)
+    }
+
     /// All that both sides know now.
     #[must_use]
     pub fn answered(&self, host_key: &PublicKey, oma_nonce: &Bytes32, enrollment: &EnrollmentId) -> Transcript {
@@ -130,18 +171,18 @@ impl Transcript {
         same_mac(key, &joined(&[side.label(), &self.0]), proof)
     }
 
-    /// The VMA's signature.
+    /// A signer's signature.
     ///
     /// # Errors
     /// When the key cannot sign.
-    pub fn sign(&self, key: &PrivateKey) -> Result<[u8; SIGNATURE]> {
-        key.sign(&joined(&[SIGN, &self.0]))
+    pub fn sign(&self, signer: Signer, key: &PrivateKey) -> Result<[u8; SIGNATURE]> {
+        key.sign(&joined(&[signer.label(), &self.0]))
     }
 
-    /// Whether the VMA's key signed this.
+    /// Whether the key signed this, as that signer.
     #[must_use]
-    pub fn is_signed(&self, key: &PublicKey, signature: &[u8; SIGNATURE]) -> bool {
-        key.is_signed(&joined(&[SIGN, &self.0]), signature)
+    pub fn is_signed(&self, signer: Signer, key: &PublicKey, signature: &[u8; SIGNATURE]) -> bool {
+        key.is_signed(&joined(&[signer.label(), &self.0]), signature)
     }
 
     /// As the catalog keeps it until it is signed.
@@ -245,8 +286,15 @@ mod tests {
         let (oma, vma) = (seen.prove(Side::Oma, &e.key), seen.prove(Side::Vma, &e.key));
         assert!(seen.holds(Side::Oma, &e.key, &oma) && seen.holds(Side::Vma, &e.key, &vma));
         assert!(!seen.holds(Side::Vma, &e.key, &oma) && !seen.holds(Side::Oma, &e.key, &vma), "no proof serves the other side");
-        let signature = seen.sign(&e.vma).unwrap();
-        assert!(seen.is_signed(&vma_key, &signature) && !seen.is_signed(&other, &signature));
+        let signature = seen.sign(Signer::Vma, &e.vma).unwrap();
+        assert!(seen.is_signed(Signer::Vma, &vma_key, &signature) && !seen.is_signed(Signer::Vma, &other, &signature));
+
+        for signer in [Signer::OldKey, Signer::Oma] {
+            assert!(!seen.is_signed(signer, &vma_key, &signature), "no signature serves another signer");
+        }
+        let rotation = asked.sign_rotation(&e.enrollment, &e.vma).unwrap();
+        assert!(asked.is_rotation_signed(&e.enrollment, &vma_key, &rotation));
+        assert!(!asked.is_rotation_signed(&EnrollmentId::generate(), &vma_key, &rotation));
 
         let others = [
             Asked { exporter: &[9; 32], ..asked.clone() },
@@ -258,6 +306,7 @@ mod tests {
         ];
         for changed in &others {
             assert!(!changed.holds(&e.key, &proof), "{changed:?}");
+            assert!(!changed.is_rotation_signed(&e.enrollment, &vma_key, &rotation), "{changed:?}");
         }
         let mut transcripts: Vec<_> = others.iter().map(|o| o.answered(&host_key, &[3; 32], &e.enrollment)).collect();
         transcripts.push(asked.answered(&other, &[3; 32], &e.enrollment));
@@ -265,7 +314,7 @@ mod tests {
         transcripts.push(asked.answered(&host_key, &[3; 32], &EnrollmentId::generate()));
         for changed in transcripts {
             assert!(!changed.holds(Side::Oma, &e.key, &oma) && !changed.holds(Side::Vma, &e.key, &vma));
-            assert!(!changed.is_signed(&vma_key, &signature));
+            assert!(!changed.is_signed(Signer::Vma, &vma_key, &signature));
         }
         let stranger = ends().await.key;
         assert!(!asked.holds(&stranger, &proof) && !seen.holds(Side::Oma, &stranger, &oma));

@@ -26,11 +26,14 @@ pub struct EnrollRequest {
     pub public_key: String,
     /// Its nonce (base64).
     pub nonce: String,
-    /// The proof that it knows a code (base64).
+    /// The proof that it knows a code, or the old key's signature (base64).
     pub proof: String,
+    /// The enrollment whose key is to be replaced, when that is what it asks for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<EnrollmentId>,
 }
 
-/// The answer to a VMA that knows a code.
+/// The answer to a VMA that knows a code, or holds a trusted key.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct EnrollAnswer {
     /// Its enrollment.
@@ -39,7 +42,7 @@ pub struct EnrollAnswer {
     pub host_key: String,
     /// The OMA's nonce (base64).
     pub nonce: String,
-    /// The proof that the OMA knows the code (base64).
+    /// The proof that the OMA knows the code, or its host key's signature (base64).
     pub proof: String,
     /// When it ends unless it is approved.
     pub expires_at: Timestamp,
@@ -50,7 +53,7 @@ pub struct EnrollAnswer {
 pub struct VerifyRequest {
     /// Its enrollment.
     pub enrollment: EnrollmentId,
-    /// The proof that it knows the code and saw the answer (base64).
+    /// The proof that it knows the code and saw the answer, or the old key's signature (base64).
     pub proof: String,
     /// Its key's signature (base64).
     pub signature: String,

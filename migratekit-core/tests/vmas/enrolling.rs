@@ -80,7 +80,7 @@ async fn codes_are_not_to_be_guessed(store: Store) {
 
     // Of all sources together too.
     let bounds = GuessBounds { all: 3, ..GuessBounds::default() };
-    let reception = Reception::new(site.store.clone(), site.vault.clone(), site.host_key.public()).bounds(bounds);
+    let reception = Reception::new(site.store.clone(), site.vault.clone(), site.host_key.clone()).bounds(bounds);
     let right = site.applicant(&new_key(), &site.code().await, "right").await;
     for source in 1..=3 {
         let guess = site.applicant(&new_key(), &Code::generate().unwrap(), "guess").await;

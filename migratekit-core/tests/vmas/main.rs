@@ -5,3 +5,4 @@
 mod administering;
 mod enrolling;
 mod rig;
+mod rotating;

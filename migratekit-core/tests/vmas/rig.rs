@@ -7,7 +7,7 @@ use migratekit_core::credentials::{Key, Keys, Vault};
 use migratekit_core::id::EnrollmentId;
 use migratekit_core::model::{ConnectionEvent, Enrollment};
 use migratekit_core::testing::catalog::change;
-use migratekit_core::tunnels::{KeySource as _, PrivateKey};
+use migratekit_core::tunnels::{KeySource as _, PrivateKey, Vma};
 use migratekit_core::vmas::wire::EnrollAnswer;
 use migratekit_core::vmas::{Answered, Applicant, Caller, Code, Reception, Vmas};
 
@@ -30,7 +30,7 @@ pub(crate) fn caller(last: u8) -> Caller {
 impl Site {
     pub(crate) fn new(store: Store) -> Self {
         let (host_key, vault) = (PrivateKey::generate().unwrap(), Vault::new(Keys::new(Key::generate().unwrap())));
-        let reception = Reception::new(store.clone(), vault.clone(), host_key.public());
+        let reception = Reception::new(store.clone(), vault.clone(), host_key.clone());
         Site { vmas: Vmas::new(store.clone(), vault.clone()).revoke_time(Duration::from_millis(200)), store, vault, reception, host_key }
     }
 
@@ -65,7 +65,12 @@ impl Site {
 
     /// Whether the key comes in.
     pub(crate) async fn comes_in(&self, key: &PrivateKey) -> bool {
-        self.vmas.keys().holder(&key.public()).await.unwrap().is_some()
+        self.holder(key).await.is_some()
+    }
+
+    /// As whom the key comes in.
+    pub(crate) async fn holder(&self, key: &PrivateKey) -> Option<Vma> {
+        self.vmas.keys().holder(&key.public()).await.unwrap()
     }
 
     /// What happened to a key, oldest first.

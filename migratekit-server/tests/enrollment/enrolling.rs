@@ -4,7 +4,7 @@ use migratekit_core::ErrorKind;
 use migratekit_core::model::ConnectionEvent as Did;
 use migratekit_core::task::CancellationToken;
 use migratekit_core::tunnels::{NBD_PORT, PrivateKey};
-use migratekit_core::vmas::{Code, Cut};
+use migratekit_core::vmas::{Code, Cut, Rotating, take_over};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::rig::{Rig, soon};
@@ -73,5 +73,24 @@ async fn a_wrong_a_used_and_a_refused_code_are_told_as_such() {
     let refused = soon("the refusal", pinned.approved(&CancellationToken::new())).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Denied);
     assert_eq!(rig.echo(&key, &rig.host_key).await.unwrap_err().kind(), ErrorKind::Denied);
+    rig.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_is_rotated_over_the_same_port_and_a_stream_may_begin_at_any_moment_of_it() {
+    let rig = Rig::new().await;
+    let (old, new) = (rig.trusted("vma-1").await, PrivateKey::generate().unwrap());
+    let id = rig.vmas.find("vma-1").await.unwrap().id;
+    let rotating = Rotating { host_key: &rig.host_key, enrollment: &id, name: "vma-1", version: "2", old: &old, new: &new };
+    soon("the rotation", rig.oma().rotate(&rotating)).await.unwrap();
+    rig.echo(&old, &rig.host_key).await.unwrap();
+    let (by_new, by_old) = (rig.client(&new, &rig.host_key), rig.client(&old, &rig.host_key));
+    take_over(&by_new, &by_old).await.unwrap();
+    rig.echo(&new, &rig.host_key).await.unwrap();
+    assert_eq!(rig.echo(&old, &rig.host_key).await.unwrap_err().kind(), ErrorKind::Denied);
+    let after = rig.vmas.find("vma-1").await.unwrap();
+    assert_eq!((after.id, after.fingerprint, after.reverse_port), (id, new.public().fingerprint().to_string(), Some(9081)));
+    let line = &rig.vmas.history(Some(&new.public().fingerprint())).await.unwrap()[0];
+    assert_eq!(line.details.as_ref().unwrap()["old_fingerprint"], old.public().fingerprint().to_string());
     rig.close().await;
 }

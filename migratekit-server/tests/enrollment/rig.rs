@@ -60,7 +60,7 @@ impl Rig {
         let vmas = Vmas::new(store.clone(), vault.clone()).revoke_time(PATIENCE);
         let host_key = PrivateKey::generate().unwrap();
         let (certificate, _) = Certificate::read_or_make(&folder.path().join("tls.pem")).await.unwrap();
-        let service = EnrollmentService::new(&certificate, Reception::new(store.clone(), vault, host_key.public())).unwrap();
+        let service = EnrollmentService::new(&certificate, Reception::new(store.clone(), vault, host_key.clone())).unwrap();
         let public = host_key.public();
         let mut options = ServerOptions::new(host_key, Arc::new(vmas.keys())).serve(NBD_PORT, Arc::new(Echo));
         options.other = Some(Arc::new(service));
