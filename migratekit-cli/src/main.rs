@@ -75,6 +75,7 @@ async fn dispatch(cli: Cli, ending: Ending) -> Result<()> {
         Command::Tunnel(args::TunnelCommand::SshdConfig(args)) => commands::tunnel_sshd_config::run(&global, &args).await,
         Command::Doctor(args) => commands::doctor::run(&global, args).await,
         Command::Demo(args) => commands::demo::run(&global, args, cancel).await,
+        Command::Vma(args) => commands::vma::run(&global, args, ending.token()).await,
         Command::Credential(args) => commands::credential::run(&global, args, ending.token()).await,
         Command::Vm(args) => commands::vm::run(&global, args, ending.token()).await,
         Command::Replicate(args) => commands::replicate::run(&global, args, ending).await,

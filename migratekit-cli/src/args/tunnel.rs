@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use migratekit_core::tunnels::{API_PORT, NBD_PORT, USER};
 
+use super::PlaceArgs;
+
 /// `migratekit tunnel ..`
 #[derive(Debug, Subcommand)]
 pub(crate) enum TunnelCommand {
@@ -45,11 +47,15 @@ pub(crate) struct TunnelServeArgs {
     /// The host key (Ed25519, made if absent; readable by its owner only)
     #[arg(long, value_name = "FILE")]
     pub(crate) host_key: PathBuf,
-    /// The keys that may come in, one in a line, as OpenSSH writes them; a line added or removed counts at once
+    /// The keys that may come in, one in a line, as OpenSSH writes them; a line added or removed counts at once [default: those of the
+    /// VMAs that the catalog trusts, and VMAs enroll at the same port]
     #[arg(long, value_name = "FILE")]
-    pub(crate) authorized_keys: PathBuf,
+    pub(crate) authorized_keys: Option<PathBuf>,
+    /// The TLS certificate of enrollment with its key (made if absent; readable by its owner only) [default: the host key's file and .tls]
+    #[arg(long, value_name = "FILE", conflicts_with = "authorized_keys")]
+    pub(crate) tls: Option<PathBuf>,
     /// Serve this file or block device under NAME to one VMA, for which no other export exists; may be given several times. VMA is
-    /// the remark behind its key in the file of keys; it may be left out while that file names one VMA only. A NAME with @ in it
+    /// its name (in a file of keys the remark behind its key); it may be left out while only one VMA is known. A NAME with @ in it
     /// needs it
     #[arg(long = "export", value_name = "NAME[@VMA]=PATH")]
     pub(crate) exports: Vec<String>,
@@ -66,6 +72,8 @@ pub(crate) struct TunnelServeArgs {
     /// given several times
     #[arg(long, value_name = "[VMA=]ADDR:PORT")]
     pub(crate) permit_listen: Vec<String>,
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
 }
 
 /// `migratekit tunnel connect`

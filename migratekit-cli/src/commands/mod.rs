@@ -18,3 +18,5 @@ pub(crate) mod tunnel_permits;
 pub(crate) mod tunnel_serve;
 pub(crate) mod tunnel_sshd_config;
 pub(crate) mod vm;
+pub(crate) mod vma;
+pub(crate) mod vma_enroll;

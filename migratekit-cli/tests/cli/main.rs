@@ -34,3 +34,4 @@ mod signals;
 mod small_disk;
 mod tunnel;
 mod tunnel_kill;
+mod vma;

@@ -31,6 +31,11 @@ pub const MAX_HANDSHAKES: usize = 256;
 pub const MAX_SESSIONS: usize = 1024;
 /// From the accepted connection to the accepted key.
 pub const LOGIN_TIME: Duration = Duration::from_secs(20);
+/// How long a connection may say nothing before it is taken for SSH, when TLS is served at the same port: a client of TLS always speaks
+/// first, one of SSH may wait for our greeting (ssh-keyscan does).
+pub const SNIFF_TIME: Duration = Duration::from_secs(1);
+/// The whole time of a connection of TLS: it carries a few short requests.
+pub const TLS_TIME: Duration = Duration::from_secs(60);
 /// Keys one connection may offer.
 pub const MAX_AUTH_ATTEMPTS: usize = 6;
 /// A refused key is answered after this long, whatever the reason.

@@ -10,6 +10,7 @@
 //!
 //! - [`Server`]: listens, knows VMAs by their keys ([`KeySource`]), gives each stream with the VMA it comes from to the handler of its
 //!   port. There is no socket between the channel and the handler. What may be asked for is [`policy`]'s to say; all else is refused.
+//! - [`TlsHandler`]: what serves connections that begin with TLS at the same port, if there is such a thing (enrollment).
 //! - [`Client`]: goes out to a server whose key is pinned, and opens streams.
 //! - [`Tunnel`]: keeps a VMA's control connection up: hello, forwards, the way back, a monitor, and a state that can be watched.
 //! - [`hello`]: what the two ends tell each other; [`probe`]: whether the other one lives; [`LocalService`]: streams to another process.
@@ -52,7 +53,7 @@ pub use self::hello::Dialect;
 pub use self::keys::{Fingerprint, PrivateKey, PublicKey};
 pub use self::probe::Probing;
 pub use self::relay::LocalService;
-pub use self::server::{KeySource, Peer, Server, ServerOptions, StreamHandler};
+pub use self::server::{KeySource, Peer, Server, ServerOptions, StreamHandler, TlsHandler};
 pub use self::standing::{LocalForward, Pauses, Reverse, Standing, Tunnel, TunnelOptions, TunnelState, Way};
 pub use self::stream::{ReadHalf, TunnelStream, WriteHalf};
 

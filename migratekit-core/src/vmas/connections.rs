@@ -27,6 +27,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
+use super::Vmas;
 use crate::clock::{self, Timestamp};
 use crate::error::Result;
 use crate::model::ConnectionEvent;
@@ -163,6 +164,16 @@ pub struct Connections {
 impl fmt::Debug for Connections {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connections").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl Vmas {
+    /// Who is connected, for the process that serves the tunnel; see [`Connections::open`].
+    ///
+    /// # Errors
+    /// Those of the catalog.
+    pub async fn connections(&self, settings: ConnectionSettings) -> Result<Connections> {
+        Connections::open(self.store.clone(), settings).await
     }
 }
 

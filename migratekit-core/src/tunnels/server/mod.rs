@@ -1,7 +1,9 @@
 //! The server: the OMA's side.
 //!
 //! ```text
-//!  listener ─▶ census (how many, from where) ─▶ run: transport + russh session, within the login's time
+//!  listener ─▶ census (how many, from where) ─▶ first byte: TLS ─▶ TlsHandler, within TLS_TIME
+//!                                                │
+//!                                                ▼ SSH: run: transport + russh session, within the login's time
 //!                                                └─ handler: keys ─▶ KeySource; wishes ─▶ policy; streams ─▶ StreamHandler
 //! ```
 //!
@@ -12,6 +14,7 @@ mod census;
 mod event;
 mod handler;
 mod live;
+mod other;
 mod sockets;
 #[cfg(test)]
 mod strangers;
@@ -30,6 +33,7 @@ use self::census::{Census, Place};
 pub use self::event::{Account, Event, Observer, Peer};
 use self::handler::Connection;
 use self::live::{Live, lock};
+pub use self::other::TlsHandler;
 use self::sockets::Sockets;
 use super::algorithms::{PREFERRED, rekey};
 use super::channels::{Broken, Channels, hello};
@@ -70,6 +74,8 @@ pub struct ServerOptions {
     pub keys: Arc<dyn KeySource>,
     /// What is served, by port.
     pub handlers: BTreeMap<u16, Arc<dyn StreamHandler>>,
+    /// Serves connections that begin with TLS; none: all are taken for SSH at once.
+    pub other: Option<Arc<dyn TlsHandler>>,
     /// Hears what happens, besides the log.
     pub observer: Option<Observer>,
     /// The bounds.
@@ -100,6 +106,7 @@ impl ServerOptions {
             host_key,
             keys,
             handlers: BTreeMap::new(),
+            other: None,
             observer: None,
             bounds: Bounds::default(),
             keepalive: limits::KEEPALIVE,
@@ -139,6 +146,7 @@ struct Inner {
     keys: Arc<dyn KeySource>,
     handlers: BTreeMap<u16, Arc<dyn StreamHandler>>,
     ports: Vec<u16>,
+    other: Option<Arc<dyn TlsHandler>>,
     observer: Option<Observer>,
     bounds: Bounds,
     login_time: Duration,
@@ -202,6 +210,7 @@ impl Server {
             keys: options.keys,
             ports: options.handlers.keys().copied().chain([HELLO_PORT]).collect(),
             handlers: options.handlers,
+            other: options.other,
             observer: options.observer,
             bounds: options.bounds,
             login_time: options.login_time,
@@ -243,7 +252,7 @@ impl Server {
                     match entered {
                         Some(place) => {
                             let (inner, token) = (Arc::clone(&self.inner), tasks.token().clone());
-                            tasks.spawn(async move { run(inner, socket, address, place, token).await });
+                            tasks.spawn(async move { other::begin(inner, socket, address, place, token).await });
                         }
                         None => self.inner.saw(&Event::Crowded { address }),
                     }
@@ -357,7 +366,7 @@ impl Server {
     }
 }
 
-/// One connection, from the accepted socket to the end of its last stream.
+/// One connection of SSH, from the accepted socket to the end of its last stream.
 async fn run(server: Arc<Inner>, socket: TcpStream, address: SocketAddr, place: Place, cancel: CancellationToken) {
     // A peer that is gone already is found out by the handshake.
     let _ = socket.set_nodelay(true);
