@@ -22,7 +22,7 @@ pub(crate) async fn run(global: &Global, args: TunnelServeArgs, cancel: Cancella
     }
     let exporting = nbd::Server::new(ServerConfig::default());
     let mut served = Vec::new();
-    let owners = Assignments::new().observed(Arc::new(|refused| eprintln!("refused: {refused}")));
+    let owners = Assignments::new();
     let known = vmas(&keys).await?;
     for export in &args.exports {
         let (name, path) = exports::name_and_path(export)?;

@@ -10,8 +10,8 @@ use migratekit_core::testing::peer::program;
 use crate::run::{allocated, random_image, start, succeed, wait_allocated};
 use crate::tunnel::{Serving, keys};
 
-/// The most the server may hold: what a copy holds (64 MiB), and 256 half-open connections.
-const MOST: u64 = 128 << 20;
+/// The most the server may hold: what a copy holds (64 MiB), and half a MiB for each of the 256 half-open connections that it bears.
+const MOST: u64 = 192 << 20;
 
 /// Connects a thousand times from sixteen addresses, tells `there`, goes on sending until its input ends, then tells how many of the
 /// connections the server had closed.
