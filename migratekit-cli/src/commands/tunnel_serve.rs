@@ -26,7 +26,7 @@ pub(crate) async fn run(global: &Global, args: TunnelServeArgs, cancel: Cancella
     let serving = Serving::new(global, &args, &cancel).await?;
     let exporting = nbd::Server::new(ServerConfig::default());
     let mut served = Vec::new();
-    let owners = Assignments::new().observed(Arc::new(|refused| eprintln!("refused: {refused}")));
+    let owners = Assignments::new();
     for export in &args.exports {
         let (name, path) = exports::name_and_path(export)?;
         let (name, vma) = owner(name, &serving.known)?;
