@@ -173,11 +173,12 @@ mod tests {
     #[test]
     fn what_is_not_flushed_is_not_gone() {
         let mut cx = Context::from_waker(std::task::Waker::noop());
-        let mut writer: WriteHalf = Box::new(SlowToFlush::default());
+        let mut writer: WriteHalf = Box::<SlowToFlush>::default();
         let mut out = Outbox::new();
         out.head(|head| head.extend_from_slice(b"reply"));
         assert!(matches!(out.poll(&mut writer, &mut cx), Poll::Ready(Ok(true))), "the bytes moved");
-        assert!(out.len() == 0 && !out.is_empty(), "and must be flushed still");
+        assert_eq!(out.len(), 0);
+        assert!(!out.is_empty(), "they must be flushed still");
         assert!(matches!(out.poll(&mut writer, &mut cx), Poll::Ready(Ok(false))));
         assert!(out.is_empty());
     }
