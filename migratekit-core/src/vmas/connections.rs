@@ -324,17 +324,21 @@ mod tests {
         Change::Came { at: Timestamp::from_micros(n).unwrap(), from: "192.0.2.1".to_owned() }
     }
 
+    fn all(range: std::ops::RangeInclusive<i64>) -> VecDeque<Change> {
+        range.map(came).collect()
+    }
+
     #[test]
     fn what_is_kept_is_bounded_in_order_and_counted() {
         let shared = Shared::default();
         let most = i64::try_from(MAX_KEPT).unwrap();
-        shared.give_back("k".to_owned(), (0..10).map(came).collect(), 0);
-        assert_eq!(shared.take(), [("k".to_owned(), (0..10).map(came).collect(), 0)]);
+        shared.give_back("k".to_owned(), all(0..=9), 0);
+        assert_eq!(shared.take(), [("k".to_owned(), all(0..=9), 0)]);
         assert!(shared.take().is_empty());
         // What came meanwhile stands behind what is given back; the oldest goes.
         shared.lock().get_mut("k").unwrap().keep(came(most + 1));
-        shared.give_back("k".to_owned(), (1..=most).map(came).collect(), 2);
-        assert_eq!(shared.take(), [("k".to_owned(), (2..=most + 1).map(came).collect(), 3)]);
+        shared.give_back("k".to_owned(), all(1..=most), 2);
+        assert_eq!(shared.take(), [("k".to_owned(), all(2..=most + 1), 3)]);
         shared.forget();
         assert!(shared.lock().is_empty());
     }

@@ -118,7 +118,10 @@ async fn rows_and_history_follow_what_happens(store: Store) {
     assert_eq!((lines[0].source_ip.as_deref(), lines[0].enrollment.as_ref()), (Some("127.0.0.1"), Some(&id)));
 
     // It is lost, and comes again: each is a line, in order, and the row is what the last one says.
+    path.close(true);
     path.cut();
+    becomes(&store, &id, "it is lost", |row| row.status == ConnectionStatus::Disconnected).await;
+    path.close(false);
     tunnel.stood(2).await;
     becomes(&store, &id, "it is connected anew", |row| row.connected_at > first.connected_at).await;
     // It leaves.
