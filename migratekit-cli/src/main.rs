@@ -71,6 +71,8 @@ async fn dispatch(cli: Cli, ending: Ending) -> Result<()> {
         Command::Nbd(args::NbdCommand::Serve(args)) => commands::nbd_serve::run(&global, args, cancel).await,
         Command::Nbd(args::NbdCommand::Info(args)) => commands::nbd_info::run(&global, args).await,
         Command::Tunnel(args::TunnelCommand::Serve(args)) => commands::tunnel_serve::run(&global, args, cancel).await,
+        Command::Tunnel(args::TunnelCommand::Connect(args)) => commands::tunnel_connect::run(&global, args, cancel).await,
+        Command::Tunnel(args::TunnelCommand::SshdConfig(args)) => commands::tunnel_sshd_config::run(&global, &args).await,
         Command::Doctor(args) => commands::doctor::run(&global, args).await,
         Command::Demo(args) => commands::demo::run(&global, args, cancel).await,
         Command::Credential(args) => commands::credential::run(&global, args, ending.token()).await,

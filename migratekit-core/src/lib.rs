@@ -148,6 +148,7 @@ pub mod task;
 pub mod testing;
 pub mod tunnels;
 pub mod units;
+pub mod vmas;
 
 // The front door: catalog, key and platforms joined.
 pub use engine::{

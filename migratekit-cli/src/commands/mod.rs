@@ -13,5 +13,8 @@ pub(crate) mod key;
 pub(crate) mod nbd_info;
 pub(crate) mod nbd_serve;
 pub(crate) mod replicate;
+pub(crate) mod tunnel_connect;
+pub(crate) mod tunnel_permits;
 pub(crate) mod tunnel_serve;
+pub(crate) mod tunnel_sshd_config;
 pub(crate) mod vm;

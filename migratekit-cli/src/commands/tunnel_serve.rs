@@ -1,16 +1,21 @@
 //! `migratekit tunnel serve`: the OMA's side of the tunnel, with exports served inside the process.
 
+use std::collections::BTreeSet;
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 
-use migratekit_core::copy::TunnelExports;
+use migratekit_core::copy::{Assignments, TunnelExports};
 use migratekit_core::nbd::{self, ServerConfig};
-use migratekit_core::task::CancellationToken;
+use migratekit_core::task::{CancellationToken, Scope};
 use migratekit_core::tunnels::{AuthorizedKeys, NBD_PORT, PrivateKey, Server, ServerOptions};
-use migratekit_core::{Error, Result};
+use migratekit_core::{Error, ErrorKind, Result};
+use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpListener;
+use tokio::net::unix::pipe;
 
 use crate::args::{Global, TunnelServeArgs};
 use crate::commands::exports::{self, Keep};
+use crate::commands::tunnel_permits;
 use crate::output;
 
 pub(crate) async fn run(global: &Global, args: TunnelServeArgs, cancel: CancellationToken) -> Result<()> {
@@ -21,20 +26,89 @@ pub(crate) async fn run(global: &Global, args: TunnelServeArgs, cancel: Cancella
     }
     let exporting = nbd::Server::new(ServerConfig::default());
     let mut served = Vec::new();
+    let owners = Assignments::new().observed(Arc::new(|refused| eprintln!("refused: {refused}")));
+    let known = vmas(&keys).await?;
     for export in &args.exports {
+        let (name, path) = exports::name_and_path(export)?;
+        let (name, vma) = owner(name, &known)?;
+        if !known.contains(vma) && !global.quiet {
+            eprintln!("{name}: no key of {vma} is in {} yet", args.authorized_keys.display());
+        }
         let keep = if args.read_only { Keep::ReadOnly } else { Keep::Ledger };
-        served.extend(exports::add(global, &exporting, export, keep).await?);
+        served.extend(exports::add(global, &exporting, name, path, keep).await?);
+        owners.assign(vma, name);
     }
-    let options = ServerOptions::new(host_key, Arc::new(keys)).serve(NBD_PORT, Arc::new(TunnelExports::new(exporting.clone())));
-    let server = Server::new(options);
+    let streams = TunnelExports::new(exporting.clone(), Arc::new(owners));
+    let options = ServerOptions::new(host_key, Arc::new(keys)).serve(NBD_PORT, Arc::new(streams));
+    let server = Server::new(tunnel_permits::apply(options, &args)?);
     let fail = |e| Error::from_io("listen", e).with("address", &args.listen);
     let listener = TcpListener::bind(&args.listen).await.map_err(fail)?;
     let address = listener.local_addr().map_err(fail)?;
     output::line(&format!("listening on {address} fingerprint {}", server.fingerprint()))?;
-    let end = server.serve(listener, cancel).await;
+    let mut watching = Scope::child_of(&cancel);
+    let end = watching.token().clone();
+    if args.end_with_stdin {
+        watching.spawn(leash()?.watch(end.clone()));
+    }
+    let end = server.serve(listener, end).await;
     exporting.shutdown().await;
     for disk in served {
         disk.close().await?;
     }
     end
+}
+
+/// The VMAs that the file of keys names.
+async fn vmas(keys: &AuthorizedKeys) -> Result<BTreeSet<String>> {
+    Ok(keys.entries().await?.into_iter().map(|(_, vma)| vma.name).collect())
+}
+
+/// The name of an export and whose it is, from `NAME[@VMA]`.
+fn owner<'a>(name: &'a str, known: &'a BTreeSet<String>) -> Result<(&'a str, &'a str)> {
+    if let Some(named) = name.rsplit_once('@') {
+        return Ok(named);
+    }
+    let refuse = |message: &'static str| Err(Error::new(ErrorKind::InvalidInput, "read an export", message).with("export", name));
+    let mut known = known.iter();
+    match (known.next(), known.next()) {
+        (Some(only), None) => Ok((name, only)),
+        (None, _) => refuse("the file of keys names no VMA yet: say whose it is, NAME@VMA=PATH"),
+        (Some(_), Some(_)) => refuse("several VMAs may come in: say whose it is, NAME@VMA=PATH"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_export_without_an_owner_is_that_of_the_only_vma() {
+        let known = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<BTreeSet<_>>();
+        assert_eq!(owner("disk", &known(&["site one"])).unwrap(), ("disk", "site one"));
+        for several in [&[][..], &["a", "b"]] {
+            assert_eq!(owner("disk", &known(several)).unwrap_err().kind(), ErrorKind::InvalidInput);
+        }
+        assert_eq!(owner("disk@b", &known(&["a", "b"])).unwrap(), ("disk", "b"));
+        assert_eq!(owner("a@b@site one", &known(&["x"])).unwrap(), ("a@b", "site one"));
+    }
+}
+
+/// Standard input, which somebody holds open as long as this process is to live.
+struct Leash(pipe::Receiver);
+
+/// Takes standard input as a leash.
+fn leash() -> Result<Leash> {
+    let fail = |e| Error::from_io("watch standard input", e);
+    let input = std::io::stdin().as_fd().try_clone_to_owned().map_err(fail)?;
+    let pipe = pipe::Receiver::from_owned_fd(input);
+    pipe.map(Leash)
+        .map_err(|e| Error::new(ErrorKind::InvalidInput, "watch standard input", "--end-with-stdin needs a pipe there").with_source(e))
+}
+
+impl Leash {
+    async fn watch(mut self, end: CancellationToken) {
+        let mut space = [0; 256];
+        while self.0.read(&mut space).await.is_ok_and(|n| n > 0) {}
+        end.cancel();
+    }
 }

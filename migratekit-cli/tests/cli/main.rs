@@ -11,6 +11,7 @@
 
 mod bad_input;
 mod copy;
+mod crowd;
 mod demo;
 mod engine_bad_input;
 mod engine_credentials;

@@ -19,6 +19,7 @@
 //!
 //! It does not decide *what* changed (that is the caller's, by extents) nor retry what cannot help.
 
+mod assignments;
 mod comparison;
 mod digest;
 mod disk_copy;
@@ -43,6 +44,7 @@ mod tunnelled;
 mod verify;
 mod zero;
 
+pub use self::assignments::{Assignments, ExportOwners, ForeignExport, ForeignObserver};
 pub use self::comparison::DiskCompare;
 pub use self::digest::{
     Algorithm, DEFAULT_PARALLEL, DIGEST_LENGTH, Digest, DigestDisk, Digests, LocalDigests, ReadMode, RemoteDigests, digest_of, zero_digest,

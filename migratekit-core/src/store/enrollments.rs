@@ -22,7 +22,7 @@ impl Tx {
 
 const ENROLLMENT: &str = "id, pairing_id, vma_public_key, vma_name, vma_version, vma_fingerprint, vma_ip_address, challenge_nonce, status, \
      reverse_port, approved_by, approved_at, expires_at, created_at, updated_at";
-const CONNECTION: &str =
+pub(super) const CONNECTION: &str =
     "id, enrollment_id, vma_name, vma_fingerprint, ssh_user, connection_status, last_seen_at, connected_at, revoked_at, revoked_by";
 
 /// A line of a VMA's history as it is written.
@@ -163,7 +163,7 @@ fn enrollment(row: &Row) -> Result<Enrollment> {
     })
 }
 
-fn connection(row: &Row) -> Result<Connection> {
+pub(super) fn connection(row: &Row) -> Result<Connection> {
     Ok(Connection {
         id: row.parse("id")?,
         enrollment: row.parse("enrollment_id")?,

