@@ -23,6 +23,9 @@ use crate::commands::tunnel_permits;
 use crate::{output, place};
 
 pub(crate) async fn run(global: &Global, args: TunnelServeArgs, cancel: CancellationToken) -> Result<()> {
+    // First: a second one must not touch the catalog's rows of the one that serves.
+    let fail = |e| Error::from_io("listen", e).with("address", &args.listen);
+    let listener = TcpListener::bind(&args.listen).await.map_err(fail)?;
     let serving = Serving::new(global, &args, &cancel).await?;
     let exporting = nbd::Server::new(ServerConfig::default());
     let mut served = Vec::new();
@@ -39,8 +42,6 @@ pub(crate) async fn run(global: &Global, args: TunnelServeArgs, cancel: Cancella
     }
     let streams = TunnelExports::new(exporting.clone(), Arc::new(owners));
     let server = Server::new(tunnel_permits::apply(serving.options.serve(NBD_PORT, Arc::new(streams)), &args)?);
-    let fail = |e| Error::from_io("listen", e).with("address", &args.listen);
-    let listener = TcpListener::bind(&args.listen).await.map_err(fail)?;
     let address = listener.local_addr().map_err(fail)?;
     output::line(&format!("listening on {address} fingerprint {}", server.fingerprint()))?;
     let mut watching = Scope::child_of(&cancel);

@@ -78,7 +78,8 @@ impl Scene {
     }
 
     fn copier<'a>(&'a self, far: &'a str, print: &'a str, more: &[&'a str]) -> Vec<&'a str> {
-        [&["copy", &self.source.uri, far, "--ssh-key", &self.key, "--ssh-host-key", print], more].concat()
+        // So slow that the fault comes in time, on a busy machine too.
+        [&["copy", &self.source.uri, far, "--bandwidth", "64M", "--ssh-key", &self.key, "--ssh-host-key", print], more].concat()
     }
 
     /// The end of a copy that met `faults`.

@@ -1,6 +1,7 @@
 //! What russh asks us about one connection. Nothing here waits for a consumer: the task of the session stands still while we answer.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use russh::keys::{Algorithm, Certificate};
 use russh::server::{Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Response, Session, VerifiedPublicKey};
@@ -109,6 +110,7 @@ impl Handler for Connection {
             self.no_key(user, key.public_key);
             return Err(Broken::Peer("the key was taken away during the login"));
         }
+        self.live.told.store(true, Ordering::SeqCst);
         self.server.saw(&Event::Connected { peer });
         Ok(Auth::Accept)
     }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use russh::server::Handle;
@@ -20,6 +21,8 @@ pub(super) struct Live {
     pub(super) channels: Arc<Channels>,
     /// Set by the login.
     pub(super) peer: OnceLock<Peer>,
+    /// Whether [`super::Event::Connected`] was told.
+    pub(super) told: AtomicBool,
     /// Cancelled by the login.
     pub(super) logged_in: CancellationToken,
     /// Cancelled when the connection and all its streams have ended.
@@ -64,6 +67,7 @@ impl Live {
             control,
             channels,
             peer: OnceLock::new(),
+            told: AtomicBool::new(false),
             logged_in: CancellationToken::new(),
             done: CancellationToken::new(),
             listening: Mutex::default(),

@@ -23,6 +23,7 @@ mod talk;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -385,7 +386,9 @@ async fn run(server: Arc<Inner>, socket: TcpStream, address: SocketAddr, place: 
     }
     lock(&server.connections).retain(|other| !Arc::ptr_eq(other, &live));
     let why = live.why.get().cloned().or_else(|| end.err().filter(|why| !is_leave(why)).map(|why| why.to_string()));
-    server.saw(&Event::Disconnected { peer: live.peer.get().cloned(), address, why, silence });
+    // Who was never told to have come is not told to have gone.
+    let peer = live.peer.get().filter(|_| live.told.load(Ordering::SeqCst)).cloned();
+    server.saw(&Event::Disconnected { peer, address, why, silence });
     live.done.cancel();
 }
 

@@ -38,10 +38,11 @@ enum Speech {
 }
 
 /// What the peer speaks. Whoever says nothing in time, something else, or goodbye is SSH's to deal with.
-async fn speech(socket: &TcpStream, cancel: &CancellationToken) -> Speech {
+async fn speech(socket: &TcpStream, cancel: &CancellationToken, out: &CancellationToken) -> Speech {
     let mut first = [0];
     let peeked = tokio::select! {
         () = cancel.cancelled() => None,
+        () = out.cancelled() => None,
         peeked = clock::within(SNIFF_TIME, socket.peek(&mut first)) => peeked,
     };
     match peeked {
@@ -53,12 +54,13 @@ async fn speech(socket: &TcpStream, cancel: &CancellationToken) -> Speech {
 /// One connection, from the accepted socket to its end.
 pub(super) async fn begin(server: Arc<Inner>, socket: TcpStream, address: SocketAddr, place: Place, cancel: CancellationToken) {
     let Some(other) = server.other.clone() else { return run(server, socket, address, place, cancel).await };
-    match speech(&socket, &cancel).await {
+    let out = place.out();
+    match speech(&socket, &cancel, &out).await {
         Speech::Ssh => run(server, socket, address, place, cancel).await,
         Speech::Tls => {
             // It shows no key, so it keeps the place of those that have not shown one.
             let _held = Held { place, census: Arc::clone(&server.census) };
-            serve(&*other, socket, address, &cancel).await;
+            serve(&*other, socket, address, (&cancel, &out)).await;
         }
     }
 }
@@ -75,12 +77,13 @@ impl Drop for Held {
     }
 }
 
-/// Serves a connection of TLS, within its time.
-async fn serve(handler: &dyn TlsHandler, socket: TcpStream, address: SocketAddr, cancel: &CancellationToken) {
+/// Serves a connection of TLS, within its time, and as long as it need not make room for others.
+async fn serve(handler: &dyn TlsHandler, socket: TcpStream, address: SocketAddr, (cancel, out): (&CancellationToken, &CancellationToken)) {
     // A peer that is gone already is found out by the handshake.
     let _ = socket.set_nodelay(true);
     let served = tokio::select! {
         () = cancel.cancelled() => return,
+        () = out.cancelled() => return,
         served = clock::within(TLS_TIME, handler.serve(socket, address)) => served,
     };
     if served.is_none() {
