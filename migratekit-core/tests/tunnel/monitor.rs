@@ -100,7 +100,7 @@ impl StreamHandler for Deaf {
                     let _ = stream.flush().await;
                 }
             }
-            let _ = stream.write_all(words[hello.len()..].as_bytes()).await;
+            let _ = stream.write_all(&words.as_bytes()[hello.len()..]).await;
             let _ = stream.flush().await;
             tokio::select! {
                 () = end.cancelled() => {}
