@@ -13,7 +13,7 @@ use crate::store::{Store, Tx};
 use crate::task::CancellationToken;
 use crate::tunnels::{KeySource, PublicKey, Server, Vma};
 
-/// See the [module documentation](self).
+/// Who comes in, as the catalog says it: the keys of approved enrollments, and of those that rotate.
 #[derive(Debug, Clone)]
 pub struct CatalogKeys(pub(super) Store);
 

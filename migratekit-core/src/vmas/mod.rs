@@ -9,7 +9,7 @@
 //! ```
 //!
 //! - [`Code`], [`proof`]: the code that authenticates both sides, and what is proven with it.
-//! - [`Reception`]: the OMA's side of an enrollment; [`Applicant`] the VMA's, as a function of messages, and [`apply`] over TLS.
+//! - [`Reception`]: the OMA's side of an enrollment; [`Applicant`] the VMA's, as a function of messages, and [`Oma`] over TLS.
 //! - [`Rotating`]: a trusted VMA that changes its key, without a code and without an administrator.
 //! - [`Vmas`]: what an administrator does. [`CatalogKeys`]: who comes in. [`Connections`]: writes down who is connected, as it happens.
 //!

@@ -11,7 +11,7 @@
 //! - TRANSCRIPT = SHA-256(exporter, VMA key, host key, name, version, VMA nonce, OMA nonce, enrollment).
 //! - PROVE(side) = HMAC(code key; TRANSCRIPT), with a label for each side: neither proof can be sent back as the other.
 //! - SIGN = the VMA key's Ed25519 signature of TRANSCRIPT.
-//! - A rotation has no code ([`rotation`](super::rotation)): signatures stand where the proofs do, ASK's by the old key, the OMA's by its host key,
+//! - A rotation has no code ([`Rotating`](super::Rotating)): signatures stand where the proofs do, ASK's by the old key, the OMA's by its host key,
 //!   which is pinned. Each signer has a label of its own.
 //!
 //! The exporter is that of the TLS connection (RFC 9266): it differs on the two connections of a man in the middle, so what he hands on

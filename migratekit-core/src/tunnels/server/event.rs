@@ -14,7 +14,7 @@ use crate::tunnels::probe::Probed;
 /// Who is at the other end of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
-    /// The VMA, as the [`KeySource`] knows it.
+    /// The VMA, as the [`KeySource`](super::KeySource) knows it.
     pub vma: Arc<Vma>,
     /// The key it showed.
     pub key: PublicKey,
