@@ -84,7 +84,7 @@ fn a_vma_enrolls_copies_and_is_revoked_by_another_process() {
     let (source, target) = (folder.path().join("source"), folder.path().join("target"));
     random_image(&source, 8 << 20, 60, &mut Rng::new(4));
     std::fs::File::create(&target).unwrap().set_len(8 << 20).unwrap();
-    let serving = site.serve(&format!("disk={}", target.display()));
+    let serving = site.serve(&format!("disk@vma-1={}", target.display()));
 
     // A wrong code is refused, and written down.
     let made = site.json(&["vma", "pairing-code"]);
@@ -159,7 +159,7 @@ fn a_vma_waits_until_it_is_approved_or_refused() {
     let folder = tempfile::tempdir().unwrap();
     let site = Site::new(folder.path());
     std::fs::File::create(folder.path().join("target")).unwrap().set_len(1 << 20).unwrap();
-    let serving = site.serve(&format!("disk={}", site.path("target")));
+    let serving = site.serve(&format!("disk@vma-1={}", site.path("target")));
     let code = site.json(&["vma", "pairing-code"])["pairing_code"].as_str().unwrap().to_owned();
     let mut waiting = site.enroll(&serving.port, &code, &[]);
     let end = std::time::Instant::now() + std::time::Duration::from_secs(30);

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use migratekit_core::clock;
 use migratekit_core::copy::{Endpoint, TunnelledExport};
+use migratekit_core::credentials::KEY_VARIABLE;
 use migratekit_core::tunnels::{Client, ClientOptions, Fingerprint, PrivateKey};
 use migratekit_core::{Error, ErrorKind, Result};
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
@@ -54,7 +55,7 @@ impl Oma {
             .args(["tunnel", "serve", "--listen", "127.0.0.1:0", "--end-with-stdin", "--quiet", "--host-key"])
             .arg(folder.join("host_key"));
         command.arg("--authorized-keys").arg(&keys).arg("--export").arg(format!("{EXPORT}={}", disk.display()));
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true).env_remove(KEY_VARIABLE);
         let mut child = command.spawn().map_err(|e| file(e, &program))?;
         let leash = child.stdin.take();
         let said = child.stdout.take().ok_or_else(|| Error::new(ErrorKind::Internal, OPERATION, "it has no standard output"))?;
