@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long fuzz bench bench-catalog build fmt doc toolchain
+.PHONY: help demo test test-long fuzz bench bench-tunnel bench-catalog build fmt doc toolchain
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 BIN := $(TARGET)/release/migratekit
@@ -28,7 +28,13 @@ fuzz: toolchain ## The fuzz targets for minutes instead of seconds (SECONDS_EACH
 bench: build ## Ours against the peers, interleaved; fails on a miss (ROUNDS=9, CASES=a,b, OUT=file.json)
 	@scripts/install-test-peers
 	@python3 -B scripts/bench.py --bin "$(BIN)" $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(CASES),--cases $(CASES)) --json "$(or $(OUT),$(TARGET)/bench.json)"
-	@$(if $(CASES),,$(MAKE) --no-print-directory bench-catalog)
+	@$(if $(CASES),,$(MAKE) --no-print-directory bench-tunnel bench-catalog)
+
+bench-tunnel: build ## The tunnel against ssh -L, over long and narrow lines, and what proof costs; fails on a miss (ROUNDS=5, CASES=a,b)
+	@scripts/install-test-peers
+	@cargo build --release --locked --quiet --package migratekit-core --example line
+	@python3 -B scripts/benchtunnel.py --bin "$(BIN)" --line "$(TARGET)/release/examples/line" $(if $(ROUNDS),--rounds $(ROUNDS)) \
+	  $(if $(CASES),--cases $(CASES)) --json "$(TARGET)/bench-tunnel.json"
 
 bench-catalog: toolchain ## Pages of a catalog with 1,000,000 jobs on both databases; fails above 50 ms (about 5 minutes)
 	@scripts/install-test-peers

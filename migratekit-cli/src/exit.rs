@@ -50,9 +50,13 @@ impl Area {
     /// That of a command.
     pub(crate) fn of(command: &Command) -> Self {
         match command {
-            Command::Credential(_) | Command::Vm(_) | Command::Replicate(_) | Command::Job(_) | Command::Db(_) | Command::Key(_) => {
-                Area::Catalog
-            }
+            Command::Credential(_)
+            | Command::Vm(_)
+            | Command::Replicate(_)
+            | Command::Job(_)
+            | Command::Db(_)
+            | Command::Key(_)
+            | Command::Vma(_) => Area::Catalog,
             Command::Copy(_)
             | Command::Diff(_)
             | Command::Nbd(_)

@@ -114,6 +114,7 @@
 //! | copy between disks of your own kind | [`block::BlockRead`] and [`block::BlockWrite`], then [`copy::Copy`]; `examples/own_disk.rs` |
 //! | serve disks, add and remove them while clients work | [`nbd::Server`], [`copy::ServedDisk`] |
 //! | read and write an export of any NBD server | [`nbd::Client`]: it is a disk |
+//! | trust a VMA, end the trust, be one that asks | [`vmas`] |
 //! | keep secrets sealed, in your own tables too | [`credentials::Vault`] |
 //! | know which blocks of a replica are current | [`copy::ledger`] |
 //! | keep a replica that always holds one complete point | [`copy::replica`] |
@@ -148,6 +149,7 @@ pub mod task;
 pub mod testing;
 pub mod tunnels;
 pub mod units;
+pub mod vmas;
 
 // The front door: catalog, key and platforms joined.
 pub use engine::{

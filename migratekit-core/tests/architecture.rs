@@ -18,7 +18,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("2", &["copy", "store", "platform"]),
     ("3a", &["jobs"]),
     ("3b", &["volumes", "guest", "platform::local", "platform::vsphere", "platform::cloudstack"]),
-    ("4", &["replication", "failover", "inventory", "enrollment"]),
+    ("4", &["replication", "failover", "inventory", "vmas"]),
     ("5", &["schedule"]),
     ("6", &["engine"]),
 ];

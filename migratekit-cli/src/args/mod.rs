@@ -12,9 +12,11 @@ mod engine;
 #[cfg(test)]
 mod tests;
 mod tunnel;
+mod vma;
 
 pub(crate) use engine::*;
 pub(crate) use tunnel::*;
+pub(crate) use vma::*;
 
 use crate::exit;
 
@@ -96,6 +98,8 @@ pub(crate) enum Command {
     /// The tunnel between the VMware side and the cloud side
     #[command(subcommand)]
     Tunnel(TunnelCommand),
+    /// How a VMA becomes trusted: codes, approval, revocation; on the VMA: enrollment
+    Vma(VmaArgs),
     /// Save what is needed to reach a platform: vmware, cloudstack, local
     Credential(CredentialArgs),
     /// Find machines, take them under management, look at them

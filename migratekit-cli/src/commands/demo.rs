@@ -1,13 +1,15 @@
 //! `migratekit demo`: the whole story on this machine, told as it happens.
 //!
 //! A real disk with a real file system becomes a machine of a local site. It is taken under management and replicated in full, changed from
-//! outside, replicated by its changes alone, compared by digests, and read from the replica by programs that are not ours. All of it by the
-//! engine, with a catalog and a key of its own in the demo's folder.
+//! outside, replicated by its changes alone, compared by digests, and read from the replica by programs that are not ours. All of that by the
+//! engine, with a catalog and a key of its own in the demo's folder. Between, the disk goes through the tunnel to a second process ([`oma`]).
+
+mod oma;
 
 use std::path::{Path, PathBuf};
 
 use migratekit_cli::demo::image::{self, Change, Disk};
-use migratekit_core::copy::{DiskCompare, Endpoint};
+use migratekit_core::copy::{DiskCompare, DiskCopy, Endpoint};
 use migratekit_core::credentials::{KeyFile, KeyPlace};
 use migratekit_core::engine::{AddOutcome, Engine, JobFilter, NewCredential, ReplicationReport, Which};
 use migratekit_core::model::{JobStatus, ReplicationMode};
@@ -16,6 +18,7 @@ use migratekit_core::task::CancellationToken;
 use migratekit_core::units::ByteSize;
 use migratekit_core::{Error, ErrorKind, Result, task};
 
+use self::oma::Oma;
 use crate::args::{DemoArgs, Global};
 use crate::{output, told};
 
@@ -45,7 +48,9 @@ pub(crate) async fn run(global: &Global, args: DemoArgs, cancel: CancellationTok
     let mut story = Story { global: global.clone(), chapter: 0 };
     story.tell(&args, &work, cancel).await?;
     match &args.keep {
-        Some(dir) => story.say("", &format!("Kept in {}: the site with machine and volume, the catalog and its key.", dir.display())),
+        Some(dir) => {
+            story.say("", &format!("Kept in {}: the site with machine and volume, the catalog and its key, the OMA's disk.", dir.display()))
+        }
         None => story.say("", "The temporary folder is removed; --keep DIR keeps machine, replica and catalog."),
     }
 }
@@ -71,6 +76,8 @@ impl Story {
         let told = self.two_passes(&engine, &disk, &cancel).await;
         running.stop().await?;
         let replica = told?;
+        self.chapter("The same disk through the tunnel, to another process")?;
+        self.through_the_tunnel(&disk, &work.join("oma"), &cancel).await?;
         self.chapter("Seen by others: the replica, read by programs that are not ours")?;
         let checked = task::blocking(move || image::check(&replica, &disk)).await??;
         for line in &checked.found {
@@ -117,13 +124,29 @@ impl Story {
         self.chapter("Second replication: what changed, and nothing else")?;
         self.replicate(engine, ReplicationMode::Incremental, cancel).await?;
         let replica = replica(engine).await?;
-        let proof = DiskCompare::new(Endpoint::Path(disk.path.clone()), Endpoint::Path(replica.clone())).run().await?;
+        self.prove(disk, Endpoint::Path(replica.clone())).await?;
+        Ok(replica)
+    }
+
+    async fn prove(&self, disk: &Disk, replica: Endpoint) -> Result<()> {
+        let proof = DiskCompare::new(Endpoint::Path(disk.path.clone()), replica).run().await?;
         if !proof.equal {
             let text = "the replica is not equal to the disk";
             return Err(Error::new(ErrorKind::Mismatch, "run the demo", text).with("bytes", proof.bytes_differing));
         }
-        self.say("proven", &format!("equal, {} compared by digests", ByteSize(proof.bytes_compared)))?;
-        Ok(replica)
+        self.say("proven", &format!("equal, {} compared by digests", ByteSize(proof.bytes_compared)))
+    }
+
+    async fn through_the_tunnel(&self, disk: &Disk, folder: &Path, cancel: &CancellationToken) -> Result<()> {
+        let oma = Oma::start(folder, disk.size).await?;
+        self.say("oma", &format!("process {} listens at {}, SSH on one port", oma.pid(), oma.address))?;
+        self.say("pinned", &oma.fingerprint.to_string())?;
+        let mut copy = DiskCopy::new(Endpoint::Path(disk.path.clone()), oma.endpoint());
+        copy.cancel = cancel.clone();
+        let done = copy.open().await?.run().await?.copy;
+        self.say("copied", &format!("{} of {} in {:.2} s", ByteSize(done.counts.bytes_done), ByteSize(done.size), done.seconds))?;
+        self.prove(disk, oma.endpoint()).await?;
+        oma.end().await
     }
 
     async fn replicate(&self, engine: &Engine, mode: ReplicationMode, cancel: &CancellationToken) -> Result<()> {

@@ -22,12 +22,16 @@ pub(crate) enum Keep {
     ReadOnly,
 }
 
-/// Adds `NAME=PATH` to `server`. What it gives is to be closed at the end.
-pub(crate) async fn add(global: &Global, server: &Server, export: &str, keep: Keep) -> Result<Option<ServedDisk>> {
+/// Reads `NAME=PATH`.
+pub(crate) fn name_and_path(export: &str) -> Result<(&str, &Path)> {
     let (name, path) = export
         .split_once('=')
         .ok_or_else(|| Error::new(ErrorKind::InvalidInput, "read an export", "write it as NAME=PATH").with("export", export))?;
-    let path = Path::new(path);
+    Ok((name, Path::new(path)))
+}
+
+/// Adds what lies at `path` to `server`. What it gives is to be closed at the end.
+pub(crate) async fn add(global: &Global, server: &Server, name: &str, path: &Path, keep: Keep) -> Result<Option<ServedDisk>> {
     let served = match keep {
         Keep::NoLedger => {
             let disk = FileDisk::open(path, OpenOptions::default()).await?;

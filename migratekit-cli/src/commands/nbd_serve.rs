@@ -24,7 +24,8 @@ pub(crate) async fn run(global: &Global, args: ServeArgs, cancel: CancellationTo
         } else {
             Keep::Ledger
         };
-        served.extend(exports::add(global, &server, export, keep).await?);
+        let (name, path) = exports::name_and_path(export)?;
+        served.extend(exports::add(global, &server, name, path, keep).await?);
     }
     let listener = match (&args.unix, &args.listen) {
         (Some(path), None) => Listener::unix(path)?,

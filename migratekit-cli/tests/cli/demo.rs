@@ -48,10 +48,16 @@ fn it_tells_its_chapters_and_leaves_nothing() {
         "applied",
         "proven",
         "equal",
-        "5. Seen by others",
+        "5. The same disk through the tunnel",
+        "listens at 127.0.0.1:",
+        "pinned     SHA256:",
+        "copied",
+        "proven",
+        "equal",
+        "6. Seen by others",
         "found",
         "by         e2fsck, debugfs",
-        "6. What the catalog keeps of it",
+        "7. What the catalog keeps of it",
         "ready_for_failover",
         "Replication of demo, completed",
     ] {
@@ -82,6 +88,7 @@ fn it_takes_a_disk_without_touching_it_and_keeps_what_it_made() {
     let volumes: Vec<_> = std::fs::read_dir(kept.join("site/volumes")).unwrap().map(|e| e.unwrap().path()).filter(|p| p.is_dir()).collect();
     assert_eq!(volumes.len(), 1, "{volumes:?}");
     assert_equal(&disk, &volumes[0].join("disk.img"), "disk and replica");
+    assert_equal(&disk, &kept.join("oma/disk.img"), "disk and what went through the tunnel");
     let changed = std::fs::read(&disk).unwrap() != std::fs::read(&given).unwrap();
     assert!(changed, "the disk did not change between the passes");
     assert!(is_empty(temp.path()), "the demo left something behind");

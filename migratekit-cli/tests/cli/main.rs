@@ -11,6 +11,7 @@
 
 mod bad_input;
 mod copy;
+mod crowd;
 mod demo;
 mod engine_bad_input;
 mod engine_credentials;
@@ -32,3 +33,5 @@ mod run;
 mod signals;
 mod small_disk;
 mod tunnel;
+mod tunnel_kill;
+mod vma;

@@ -79,7 +79,8 @@ fn shared_options_are_told_once_and_accepted_everywhere() {
     let tell =
         |option: &str| -> Vec<&str> { found.iter().filter(|(_, help)| help.contains(option)).map(|(name, _)| name.as_str()).collect() };
     assert_eq!(tell("--output <FORM>"), ["migratekit"]);
-    let verbs = ["credential", "vm", "replicate", "job", "db", "key", "doctor"].map(|verb| format!("migratekit {verb}"));
+    let verbs =
+        ["tunnel serve", "vma", "credential", "vm", "replicate", "job", "db", "key", "doctor"].map(|verb| format!("migratekit {verb}"));
     for option in ["--store <URL>", "--store-password-file <FILE>", "--key-file <FILE>"] {
         assert_eq!(tell(option), verbs, "{option}");
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::digest::{Digests, LocalDigests, ReadMode, RemoteDigests};
 use super::endpoint::{Endpoint, Place};
-use super::sides::{DEFAULT_CONNECTIONS, open_image};
+use super::sides::{connect_options, open_image};
 use super::verify::{CompareOptions, CompareReport, Side, compare};
 use crate::block::{BlockRead, FileDisk, OpenOptions};
 use crate::error::Result;
@@ -38,7 +38,7 @@ impl DiskCompare {
     /// # Errors
     /// As the sides open and read, with `side`.
     pub async fn run(&self) -> Result<CompareReport> {
-        let connections = self.connections.unwrap_or(DEFAULT_CONNECTIONS);
+        let connections = self.connections;
         let source = open(&self.source, connections, self.options.block_size, true).await.map_err(|e| e.with("side", "source"))?;
         let target =
             open(&self.target, connections, self.options.block_size, !self.raw_target).await.map_err(|e| e.with("side", "target"))?;
@@ -46,7 +46,7 @@ impl DiskCompare {
     }
 }
 
-async fn open(endpoint: &Endpoint, connections: u32, block_size: u32, images: bool) -> Result<Side> {
+async fn open(endpoint: &Endpoint, connections: Option<u32>, block_size: u32, images: bool) -> Result<Side> {
     match endpoint.place() {
         Place::Path(path) => {
             if images && let Some(image) = open_image(path).await? {
@@ -57,7 +57,7 @@ async fn open(endpoint: &Endpoint, connections: u32, block_size: u32, images: bo
             Ok(local(Arc::new(disk), mode))
         }
         Place::Export(remote) => {
-            let options = ConnectOptions { connections: connections as usize, read_only: true, ..ConnectOptions::new(remote.uri.clone()) };
+            let options = ConnectOptions { read_only: true, window: None, ..connect_options(&remote, connections) };
             let disk = Arc::new(remote.connect(options).await?);
             match disk.digests(block_size).await? {
                 Some(digests) => {

@@ -21,7 +21,7 @@ use super::comparison::DiskCompare;
 use super::endpoint::{Endpoint, Place};
 use super::engine::{Copy, CopyOptions, DEFAULT_REQUEST};
 use super::report::{CopyReport, Progress};
-use super::sides::{DEFAULT_CONNECTIONS, Source, Target};
+use super::sides::{Source, Target};
 use super::verify::{CompareOptions, CompareReport};
 use crate::block::{Extent, Throttle, Throttled};
 use crate::error::{Error, ErrorKind, Result};
@@ -108,7 +108,7 @@ impl DiskCopy {
         if self.source == self.target {
             return Err(Error::new(ErrorKind::InvalidInput, "copy a disk", "source and target are the same").with("address", &self.source));
         }
-        let connections = self.connections.unwrap_or(DEFAULT_CONNECTIONS);
+        let connections = self.connections;
         let source = Source::open(&self.source, connections).await?;
         let fingerprint = source.fingerprint(self.extents.as_deref());
         let mut options = CopyOptions {
@@ -138,7 +138,9 @@ impl DiskCopy {
         };
         options.target_is_zero = self.target_is_zero || target.is_zero;
         options.explicit_zeros = target.pass.is_some();
-        options.resume = target.pass.as_ref().and_then(|p| p.resume.clone());
+        options.round_trip = source.round_trip.max(target.round_trip);
+        options.ledger = target.pass.as_ref().map(|p| Arc::clone(&p.ledger));
+        options.resume = target.pass.as_ref().filter(|p| p.continued).map(|p| Arc::clone(&p.ledger));
         let throttled = Arc::new(Throttled::new(Arc::clone(&source.disk), self.throttle.clone()));
         let copy = Copy::new(throttled, Arc::clone(&target.disk), options)?;
         let verification = self.verify.map(|how| {
@@ -247,7 +249,7 @@ impl OpenDiskCopy {
             Some(compare) => Some(compare.run().await?.demand_equal(&copy.source, &copy.target)?),
             None => None,
         };
-        let resumed = pass.as_ref().is_some_and(|p| p.resume.is_some());
+        let resumed = pass.as_ref().is_some_and(|p| p.continued);
         Ok(DiskCopyReport { copy, pass: pass.map(|p| p.name.to_string()), resumed, verified })
     }
 }

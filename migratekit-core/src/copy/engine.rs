@@ -25,6 +25,12 @@ pub const DEFAULT_REQUEST: u32 = 256 * 1024;
 pub const FIRST_IN_FLIGHT: u64 = MIB;
 /// Bytes in flight at most, when the number is chosen by measurement: 160 MB/s at 100 ms of latency.
 pub const MEASURED_IN_FLIGHT: u64 = 16 * MIB;
+/// A round trip from which on a way is long: what is in flight counts for more there than the processor's cache.
+pub const LONG_WAY: Duration = Duration::from_millis(10);
+/// As [`FIRST_IN_FLIGHT`], over a long way: a second and a half of a line of 20 Mbit/s.
+pub const FIRST_OVER_A_LONG_WAY: u64 = 4 * MIB;
+/// As [`MEASURED_IN_FLIGHT`], over a long way: 140 MB/s at a round trip of 200 ms.
+pub const MEASURED_OVER_A_LONG_WAY: u64 = 28 * MIB;
 /// The most bytes in flight that may be asked for: the memory of the whole copy.
 pub const MAX_IN_FLIGHT: u64 = 256 * MIB;
 /// The smallest request, in bytes.
@@ -76,6 +82,11 @@ pub struct CopyOptions {
     pub explicit_zeros: bool,
     /// What is proven already (resume).
     pub resume: Option<Arc<dyn ResumeMap>>,
+    /// Who knows what this copy has proven, where the target keeps a ledger. It is asked when the target broke and came back: what is
+    /// proven is durable, and not copied again.
+    pub ledger: Option<Arc<dyn ResumeMap>>,
+    /// How far the farther side is: over a long way more is in flight from the beginning, and its measurement takes longer.
+    pub round_trip: Duration,
     /// Retries.
     pub retry: PieceRetry,
     /// The copy fails when no byte moved for this long.
@@ -93,6 +104,8 @@ impl Default for CopyOptions {
             target_is_zero: false,
             explicit_zeros: false,
             resume: None,
+            ledger: None,
+            round_trip: Duration::ZERO,
             retry: PieceRetry::default(),
             stall: Duration::from_secs(300),
             cancel: CancellationToken::new(),
@@ -250,7 +263,7 @@ impl Copy {
             }
             tracing::warn!(%error, "the target may have lost what it had acknowledged; copying it again");
             self.progress.add(Count::Retries, 1);
-            run.plan.lock().await.restart(run.doubt.take_all());
+            run.plan.lock().await.restart(run.doubt.take_all(), self.options.ledger.clone());
         }
         Ok(())
     }
@@ -276,10 +289,14 @@ impl Copy {
     async fn move_all(&self, run: &Arc<Run>) -> Result<()> {
         let mut scope = Scope::child_of(&self.options.cancel);
         let count = |bytes: u64| usize::try_from(bytes / self.request).unwrap_or(usize::MAX);
+        let long = self.options.round_trip >= LONG_WAY;
         let mut governor = match self.options.in_flight {
             Some(bytes) => Governor::new(count(bytes), count(bytes)),
+            None if long => Governor::new(count(FIRST_OVER_A_LONG_WAY), count(MEASURED_OVER_A_LONG_WAY)).rising(),
             None => Governor::new(count(FIRST_IN_FLIGHT), count(MEASURED_IN_FLIGHT)),
         };
+        // What more in flight brings shows after a round trip, and in whole ones.
+        let step = if long { STEP.max(self.options.round_trip * 2) } else { STEP };
         run.seats.reopen();
         let mut last = (self.progress.snapshot(), clock::now());
         loop {
@@ -289,7 +306,7 @@ impl Copy {
             }
             tokio::select! {
                 ended = scope.join_one() => if ended?.is_none() { break },
-                () = clock::sleep(STEP) => {
+                () = clock::sleep(step) => {
                     let now = self.progress.snapshot();
                     governor.step(now.bytes_read + now.bytes_written - last.0.bytes_read - last.0.bytes_written);
                     if now != last.0 {

@@ -25,6 +25,8 @@ pub(crate) struct Governor {
     most: usize,
     state: State,
     hold: u32,
+    /// See [`Governor::rising`].
+    rising: bool,
 }
 
 #[derive(Debug)]
@@ -40,7 +42,12 @@ impl Governor {
     pub(crate) fn new(first: usize, most: usize) -> Self {
         let most = most.max(1);
         let movers = first.clamp(1, most);
-        Governor { movers, most, state: State::Holding { left: 1, sum: 0, steps: 0 }, hold: HOLD_STEPS }
+        Governor { movers, most, state: State::Holding { left: 1, sum: 0, steps: 0 }, hold: HOLD_STEPS, rising: false }
+    }
+
+    /// Doubles at first, until a try does not help: a long path is to be full soon.
+    pub(crate) fn rising(self) -> Self {
+        Governor { rising: true, ..self }
     }
 
     /// How many movers should work now.
@@ -68,6 +75,7 @@ impl Governor {
                     self.try_more(bytes);
                 } else {
                     self.movers = before;
+                    self.rising = false;
                     self.state = State::Holding { left: self.hold, sum: 0, steps: 0 };
                     self.hold = (self.hold * 2).min(LONGEST_HOLD);
                 }
@@ -77,7 +85,8 @@ impl Governor {
 
     fn try_more(&mut self, rate: u64) {
         let before = self.movers;
-        self.movers = (before + before.div_ceil(2)).min(self.most);
+        let more = if self.rising { before } else { before.div_ceil(2) };
+        self.movers = (before + more).min(self.most);
         self.state = if self.movers == before || rate == 0 {
             self.movers = before;
             State::Holding { left: self.hold, sum: 0, steps: 0 }
@@ -105,6 +114,16 @@ mod tests {
         let mut governor = Governor::new(4, 64);
         // 100 requests fill the path.
         assert!(settle(&mut governor, 60, |movers| movers.min(100) as u64 * 1000) >= 63);
+    }
+
+    #[test]
+    fn a_long_path_is_filled_by_doubling_and_a_full_one_is_left_alone() {
+        let mut governor = Governor::new(16, 112).rising();
+        // A step that begins, then two for each of 16, 32, 64.
+        assert_eq!(settle(&mut governor, 7, |movers| movers as u64 * 1000), 112);
+        let mut governor = Governor::new(16, 112).rising();
+        settle(&mut governor, 3, |_| 1000);
+        assert_eq!(governor.movers(), 16, "the first try did not help");
     }
 
     #[test]

@@ -19,6 +19,7 @@
 //!
 //! It does not decide *what* changed (that is the caller's, by extents) nor retry what cannot help.
 
+mod assignments;
 mod comparison;
 mod digest;
 mod disk_copy;
@@ -43,6 +44,7 @@ mod tunnelled;
 mod verify;
 mod zero;
 
+pub use self::assignments::{Assignments, ExportOwners, ForeignExport, ForeignObserver};
 pub use self::comparison::DiskCompare;
 pub use self::digest::{
     Algorithm, DEFAULT_PARALLEL, DIGEST_LENGTH, Digest, DigestDisk, Digests, LocalDigests, ReadMode, RemoteDigests, digest_of, zero_digest,
@@ -50,7 +52,8 @@ pub use self::digest::{
 pub use self::disk_copy::{DiskCopy, DiskCopyReport, OpenDiskCopy, Verify};
 pub use self::endpoint::Endpoint;
 pub use self::engine::{
-    Copy, CopyOptions, DEFAULT_REQUEST, FIRST_IN_FLIGHT, MAX_IN_FLIGHT, MEASURED_IN_FLIGHT, PieceRetry, ResumeMap, SMALLEST_REQUEST,
+    Copy, CopyOptions, DEFAULT_REQUEST, FIRST_IN_FLIGHT, FIRST_OVER_A_LONG_WAY, LONG_WAY, MAX_IN_FLIGHT, MEASURED_IN_FLIGHT,
+    MEASURED_OVER_A_LONG_WAY, PieceRetry, ResumeMap, SMALLEST_REQUEST,
 };
 pub use self::export::{ExportOptions, INTERVAL_BYTES, INTERVAL_TIME, LedgeredExport, Reopen, StateOf};
 pub use self::image::{ImageDisk, ImageFormat, ImageOptions};

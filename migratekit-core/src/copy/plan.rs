@@ -107,9 +107,11 @@ impl Plan {
         }
     }
 
-    /// Starts again with other extents (ranges in doubt), which are not counted as done a second time.
-    pub(crate) fn restart(&mut self, wanted: Arc<[Extent]>) {
+    /// Starts again with other extents (ranges in doubt), which are not counted as done a second time. What `ledger` has proven
+    /// meanwhile is left out.
+    pub(crate) fn restart(&mut self, wanted: Arc<[Extent]>, ledger: Option<Arc<dyn ResumeMap>>) {
         self.rules.wanted = Some(wanted);
+        self.rules.resume = ledger.or(self.rules.resume.take());
         self.rules.target_is_zero = false;
         self.cursor = 0;
         self.next_wanted = 0;

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::endpoint::{Endpoint, Place};
 use super::engine::ResumeMap;
@@ -15,11 +16,18 @@ use crate::block::{BlockRead, BlockWrite, BoxFuture, Extent, FileDisk, OpenOptio
 use crate::error::{Error, ErrorKind, Result};
 use crate::nbd::wire::ledger_state;
 use crate::nbd::{Client, ConnectOptions};
-use crate::task;
 use crate::units::{ByteRange, ByteSize};
+use crate::{task, tunnels};
 
 /// Connections to a server that allows several, unless asked otherwise: two keep both ends busy; more only cost cache.
 pub const DEFAULT_CONNECTIONS: u32 = 2;
+
+/// How to connect for a copy: as asked, or by default; through a tunnel over a long way more, since its windows bound each connection.
+pub(crate) fn connect_options(remote: &Remote<'_>, connections: Option<u32>) -> ConnectOptions {
+    let window = (connections.is_none() && remote.tunnel.is_some()).then_some(tunnels::limits::WINDOW);
+    let connections = connections.unwrap_or(DEFAULT_CONNECTIONS) as usize;
+    ConnectOptions { connections, window, ..ConnectOptions::new(remote.uri.clone()) }
+}
 
 /// The disk in an image file; `None` when the file is not an image of a known format.
 pub(crate) async fn open_image(path: &Path) -> Result<Option<Arc<dyn BlockRead>>> {
@@ -37,13 +45,15 @@ pub(crate) struct Source {
     pub(crate) disk: Arc<dyn BlockRead>,
     /// When it is a raw file or device.
     pub(crate) file: Option<FileDisk>,
+    /// How far it is.
+    pub(crate) round_trip: Duration,
     address: String,
     state: String,
 }
 
 impl Source {
     /// Opens the source for reading.
-    pub(crate) async fn open(endpoint: &Endpoint, connections: u32) -> Result<Self> {
+    pub(crate) async fn open(endpoint: &Endpoint, connections: Option<u32>) -> Result<Self> {
         let address = endpoint.to_string();
         match endpoint.place() {
             Place::Path(path) => {
@@ -53,13 +63,13 @@ impl Source {
                     Some(image) => image,
                     None => Arc::new(file.clone()),
                 };
-                Ok(Source { disk, file: Some(file), address, state })
+                Ok(Source { disk, file: Some(file), round_trip: Duration::ZERO, address, state })
             }
             Place::Export(remote) => {
-                let uri = remote.uri.clone();
-                let options = ConnectOptions { connections: connections as usize, read_only: true, ..ConnectOptions::new(uri) };
+                let options = ConnectOptions { read_only: true, ..connect_options(&remote, connections) };
                 let client = remote.connect(options).await.map_err(|e| e.with("side", "source"))?;
-                Ok(Source { disk: Arc::new(client), file: None, address, state: String::new() })
+                let round_trip = client.round_trip();
+                Ok(Source { disk: Arc::new(client), file: None, round_trip, address, state: String::new() })
             }
         }
     }
@@ -92,13 +102,17 @@ pub(crate) struct Target {
     pub(crate) pass: Option<Pass>,
     /// All of it was made as a hole just now.
     pub(crate) is_zero: bool,
+    /// How far it is.
+    pub(crate) round_trip: Duration,
 }
 
 /// The pass a copy writes for.
 pub(crate) struct Pass {
     pub(crate) name: PassName,
-    /// Set when an interrupted pass is continued.
-    pub(crate) resume: Option<Arc<dyn ResumeMap>>,
+    /// What is proven of it.
+    pub(crate) ledger: Arc<dyn ResumeMap>,
+    /// An interrupted pass is continued.
+    pub(crate) continued: bool,
     /// Why a pass that was to be continued is begun anew.
     pub(crate) instead: Option<&'static str>,
 }
@@ -128,23 +142,26 @@ impl Target {
             .with("source size", ByteSize(size))
             .with("target size", ByteSize(info.size)));
         }
-        Ok(Target { is_zero: file.was_created(), disk: Arc::new(file), ledgered: None, pass: None })
+        Ok(Target { is_zero: file.was_created(), disk: Arc::new(file), ledgered: None, pass: None, round_trip: Duration::ZERO })
     }
 
     /// Connects to an export; one that keeps a ledger is told the pass.
     pub(crate) async fn open_nbd(
         remote: Remote<'_>,
-        connections: u32,
+        connections: Option<u32>,
         fingerprint: &Fingerprint,
         resume: Option<&[ByteRange]>,
     ) -> Result<Self> {
-        let (side, uri) = (|e: Error| e.with("side", "target"), remote.uri);
-        let options = ConnectOptions { connections: connections as usize, ..ConnectOptions::new(uri.clone()) };
-        let look = remote.connect(ConnectOptions { want_ledger: true, ..ConnectOptions::glance(uri.clone()) }).await.map_err(side)?;
+        let side = |e: Error| e.with("side", "target");
+        let look =
+            remote.connect(ConnectOptions { want_ledger: true, ..ConnectOptions::glance(remote.uri.clone()) }).await.map_err(side)?;
+        let options =
+            ConnectOptions { round_trip: look.can_multi_conn().then_some(look.round_trip()), ..connect_options(&remote, connections) };
         if !look.has_ledger() {
             look.close().await?;
             let client = remote.connect(options).await.map_err(side)?;
-            return Ok(Target { disk: Arc::new(client), ledgered: None, pass: None, is_zero: false });
+            let round_trip = client.round_trip();
+            return Ok(Target { disk: Arc::new(client), ledgered: None, pass: None, is_zero: false, round_trip });
         }
         let ledger = ExportLedger(look);
         let (name, instead) =
@@ -153,8 +170,9 @@ impl Target {
         let continued = resume.is_some() && instead.is_none();
         let options = ConnectOptions { pass: Some(name.as_str().to_owned()), want_ledger: true, ..options };
         let client = Arc::new(remote.connect(options).await.map_err(side)?);
-        let resume = continued.then(|| Arc::new(ExportLedger(Arc::clone(&client))) as Arc<dyn ResumeMap>);
-        Ok(Target { disk: client, ledgered: None, pass: Some(Pass { name, resume, instead }), is_zero: false })
+        let ledger = Arc::new(ExportLedger(Arc::clone(&client)));
+        let (pass, round_trip) = (Pass { name, ledger, continued, instead }, client.round_trip());
+        Ok(Target { disk: client, ledgered: None, pass: Some(pass), is_zero: false, round_trip })
     }
 }
 
@@ -193,8 +211,9 @@ impl Target {
         let export = LedgeredExport::new(Arc::clone(&self.disk), Arc::clone(&ledger), options)?;
         let disk = export.view(Some(name.as_str())).await?;
         let map = LedgerMap { ledger, pass: name.as_str().to_owned() };
-        let resume = (resume.is_some() && instead.is_none()).then(|| Arc::new(map) as Arc<dyn ResumeMap>);
-        Ok(Target { disk, ledgered: Some(export), pass: Some(Pass { name, resume, instead }), is_zero: self.is_zero })
+        let continued = resume.is_some() && instead.is_none();
+        let pass = Pass { name, ledger: Arc::new(map), continued, instead };
+        Ok(Target { disk, ledgered: Some(export), pass: Some(pass), is_zero: self.is_zero, round_trip: self.round_trip })
     }
 }
 

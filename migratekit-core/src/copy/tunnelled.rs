@@ -4,33 +4,47 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::assignments::{ExportOwners, VmaView};
 use crate::block::BoxFuture;
 use crate::error::{Error, ErrorKind, Result};
 use crate::nbd::client::{Dial, Dialer};
+use crate::nbd::server::Visitor;
 use crate::nbd::stream::ByteStream;
 use crate::nbd::{Client, ConnectOptions, Uri};
 use crate::task::CancellationToken;
 use crate::tunnels::{self, NBD_PORT, Peer, StreamHandler, TunnelStream};
 use crate::{nbd, nbd::stream};
 
-/// The exports of an NBD server, for the streams of a tunnel.
+/// The exports of an NBD server, for the streams of a tunnel: to each VMA those that are its own. Another's is to it as one that does
+/// not exist, in LIST too, and asking for it is told to [`ExportOwners::foreign`].
 #[derive(Clone)]
-pub struct TunnelExports(nbd::Server);
+pub struct TunnelExports {
+    server: nbd::Server,
+    owners: Arc<dyn ExportOwners>,
+}
 
 impl TunnelExports {
-    /// All exports of `server`, to every VMA that may come in.
+    /// The exports of `server`, to the VMAs that `owners` says.
     #[must_use]
-    pub fn new(server: nbd::Server) -> Self {
-        TunnelExports(server)
+    pub fn new(server: nbd::Server, owners: Arc<dyn ExportOwners>) -> Self {
+        TunnelExports { server, owners }
+    }
+
+    /// Closes who uses an export that is not its own any more, and returns when its last requests have ended. To be called when an
+    /// assignment has ended.
+    pub async fn review(&self) {
+        self.server.review().await;
     }
 }
 
 impl StreamHandler for TunnelExports {
-    fn serve(&self, stream: TunnelStream, peer: Peer, _end: CancellationToken) -> BoxFuture<'static, ()> {
-        let server = self.0.clone();
+    fn serve(&self, stream: TunnelStream, peer: Peer, end: CancellationToken) -> BoxFuture<'static, ()> {
+        let server = self.server.clone();
+        let view = VmaView { owners: Arc::clone(&self.owners), peer: peer.clone() };
+        let visitor = Visitor::from(peer.to_string()).seeing(Arc::new(view)).until(end);
         Box::pin(async move {
-            // When the connection ends the stream breaks, and the server ends what it has begun.
-            if let Err(error) = server.handle(halves(stream), peer.to_string()).await {
+            // When the connection ends nothing more is taken from what had arrived, and what was begun is waited for.
+            if let Err(error) = server.handle(halves(stream), visitor).await {
                 tracing::info!(%error, %peer, "a stream of the tunnel ended");
             }
         })

@@ -6,6 +6,7 @@
 //!    engine.inventory()       what a source has
 //!    engine.contexts()        VMs under management
 //!    engine.replications()    replicas brought up to date
+//!    engine.vmas()            agents: how they become trusted, and stop being so
 //!    engine.jobs()            whatever runs: listed, followed, cancelled
 //!  engine.start()             recovers what others left, then runs jobs, until Running::stop
 //! ```
@@ -58,6 +59,7 @@ pub use crate::jobs::{Orphans, Recovered};
 use crate::credentials::Vault;
 use crate::jobs::{Jobs, LogWriter, Sagas, Wanted};
 use crate::store::Store;
+use crate::vmas::Vmas;
 
 /// A catalog, its key, and all that can be done with them. Clones share it.
 #[derive(Debug, Clone)]
@@ -125,6 +127,12 @@ impl Engine {
     #[must_use]
     pub fn jobs(&self) -> JobRows {
         JobRows::of(self)
+    }
+
+    /// VMAs: their enrollment, and the trust in them.
+    #[must_use]
+    pub fn vmas(&self) -> Vmas {
+        Vmas::new(self.shared.store.clone(), self.shared.vault.clone())
     }
 
     /// The catalog.

@@ -23,7 +23,7 @@ pub struct Enrollment {
     pub fingerprint: String,
     /// Where it came from.
     pub ip_address: Option<String>,
-    /// What it has to sign, once.
+    /// What it has to sign, once: all that both sides saw, the nonces in it (base64 of its SHA-256).
     pub challenge_nonce: Option<String>,
     /// Where it is.
     pub status: EnrollmentStatus,
@@ -41,12 +41,12 @@ pub struct Enrollment {
     pub updated_at: Timestamp,
 }
 
-/// A pairing code (`vma_pairing_codes`): one use, ten minutes. The catalog has its digest only.
+/// A pairing code (`vma_pairing_codes`): one use, ten minutes. The catalog does not tell it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PairingCode {
     /// Its row.
     pub id: PairingId,
-    /// BLAKE3 of the code, in lower-case hex.
+    /// The key of the code's proofs under a mask of the vault's, in lower-case hex; the code cannot be told from it.
     pub code_digest: String,
     /// Who made it.
     pub generated_by: String,

@@ -28,6 +28,8 @@ pub const MAX_CLIENT_BYTES: u32 = 32 * 1024 * 1024;
 pub const MAX_CLIENT_REQUESTS: u32 = 2048;
 /// Connections of one client.
 pub const MAX_CLIENT_CONNECTIONS: usize = 16;
+/// What a client whose connections have windows makes enough connections for, in bytes a second: as fast as disks are read over long ways.
+pub const LONG_WAY_RATE: u64 = 160 * 1000 * 1000;
 /// Until a TCP or Unix socket of a server is connected.
 pub const CONNECT_TIME: Duration = Duration::from_secs(10);
 /// Chunks of one structured reply a client accepts.

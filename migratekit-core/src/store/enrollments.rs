@@ -5,7 +5,7 @@ use super::row::Row;
 use super::{Tx, dialect};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::EnrollmentId;
+use crate::id::{EnrollmentId, PairingId};
 use crate::model::{Connection, ConnectionAudit, ConnectionEvent, Enrollment, EnrollmentStatus, PairingCode};
 
 /// Enrollments, in one transaction.
@@ -22,7 +22,8 @@ impl Tx {
 
 const ENROLLMENT: &str = "id, pairing_id, vma_public_key, vma_name, vma_version, vma_fingerprint, vma_ip_address, challenge_nonce, status, \
      reverse_port, approved_by, approved_at, expires_at, created_at, updated_at";
-const CONNECTION: &str =
+const CODE: &str = "id, code_digest, generated_by, used_by_enrollment_id, used_at, expires_at, created_at";
+pub(super) const CONNECTION: &str =
     "id, enrollment_id, vma_name, vma_fingerprint, ssh_user, connection_status, last_seen_at, connected_at, revoked_at, revoked_by";
 
 /// A line of a VMA's history as it is written.
@@ -61,6 +62,20 @@ impl Enrollments<'_> {
         }
     }
 
+    /// The pairing codes that hold at `at`, newest first, at most 1000.
+    pub async fn live_codes(&self, at: Timestamp) -> Result<Vec<PairingCode>> {
+        let text = format!(
+            "SELECT {CODE} FROM vma_pairing_codes WHERE used_at IS NULL AND expires_at > ? ORDER BY created_at DESC, id DESC LIMIT {MAX_PAGE}"
+        );
+        self.0.sql("list the pairing codes", text).bind(at).all(code).await
+    }
+
+    /// A pairing code.
+    pub async fn code(&self, id: &PairingId) -> Result<Option<PairingCode>> {
+        let text = format!("SELECT {CODE} FROM vma_pairing_codes WHERE id = ?");
+        self.0.sql("read a pairing code", text).bind(id).first(code).await
+    }
+
     /// Writes a new enrollment down.
     pub async fn add(&self, new: &Enrollment) -> Result<()> {
         let text = format!("INSERT INTO vma_enrollments ({ENROLLMENT}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)");
@@ -76,6 +91,29 @@ impl Enrollments<'_> {
     pub async fn get(&self, id: &EnrollmentId) -> Result<Option<Enrollment>> {
         let text = format!("SELECT {ENROLLMENT} FROM vma_enrollments WHERE id = ?");
         self.0.sql("read an enrollment", text).bind(id).first(enrollment).await
+    }
+
+    /// The enrollments of a key, newest first, at most 1000.
+    pub async fn of_key(&self, fingerprint: &str) -> Result<Vec<Enrollment>> {
+        let text = format!(
+            "SELECT {ENROLLMENT} FROM vma_enrollments WHERE vma_fingerprint = ? ORDER BY created_at DESC, id DESC LIMIT {MAX_PAGE}"
+        );
+        self.0.sql("look for a VMA's key", text).bind(fingerprint).all(enrollment).await
+    }
+
+    /// The enrollments in a state, newest first, at most 1000.
+    pub async fn in_state(&self, status: EnrollmentStatus) -> Result<Vec<Enrollment>> {
+        let text = format!("SELECT {ENROLLMENT} FROM vma_enrollments WHERE status = ? ORDER BY created_at DESC, id DESC LIMIT {MAX_PAGE}");
+        self.0.sql("list the enrollments in a state", text).bind(status.code()).all(enrollment).await
+    }
+
+    /// The enrollments that are revoked while their connection is not known to have ended, at most 1000.
+    pub async fn half_revoked(&self) -> Result<Vec<Enrollment>> {
+        let text = format!(
+            "SELECT {ENROLLMENT} FROM vma_enrollments WHERE status = 'revoked' AND id IN \
+             (SELECT enrollment_id FROM vma_active_connections WHERE connection_status <> 'revoked') ORDER BY id LIMIT {MAX_PAGE}"
+        );
+        self.0.sql("look for revocations to finish", text).all(enrollment).await
     }
 
     /// All enrollments, newest first, at most 1000.
@@ -98,6 +136,14 @@ impl Enrollments<'_> {
         }
     }
 
+    /// Gives an enrollment another key, and its connection with it.
+    pub async fn replace_key(&self, id: &EnrollmentId, key: &str, fingerprint: &str, at: Timestamp) -> Result<()> {
+        let text = "UPDATE vma_enrollments SET vma_public_key = ?, vma_fingerprint = ?, updated_at = ? WHERE id = ?";
+        self.0.sql("replace a VMA's key", text).bind(key).bind(fingerprint).bind(at).bind(id).run_found(NONE).await?;
+        let text = "UPDATE vma_active_connections SET vma_fingerprint = ? WHERE enrollment_id = ?";
+        self.0.sql("replace a VMA's key", text).bind(fingerprint).bind(id).run().await.map(|_| ())
+    }
+
     /// Removes an enrollment; its history stays.
     pub async fn remove(&self, id: &EnrollmentId) -> Result<()> {
         self.0.sql("remove an enrollment", "DELETE FROM vma_enrollments WHERE id = ?").bind(id).run_found(NONE).await
@@ -112,6 +158,19 @@ impl Enrollments<'_> {
         let statement = self.0.sql("note a VMA's connection", text).bind(&now.id).bind(&now.enrollment).bind(&now.name);
         let statement = statement.bind(&now.fingerprint).bind(&now.ssh_user).bind(now.status.code()).bind(now.last_seen_at);
         statement.bind(now.connected_at).bind(now.revoked_at).bind(now.revoked_by.as_ref()).run().await.map(|_| ())
+    }
+
+    /// Writes down who revoked an enrollment, and when; its connection may still be cut.
+    pub async fn revoke_connection(&self, id: &EnrollmentId, by: &str, at: Timestamp) -> Result<()> {
+        let text = "UPDATE vma_active_connections SET revoked_at = ?, revoked_by = ? WHERE enrollment_id = ?";
+        self.0.sql("revoke a VMA's connection", text).bind(at).bind(by).bind(id).run_found(NONE).await
+    }
+
+    /// Writes down that the connection of a revoked enrollment has ended for good. `false`: that was known.
+    pub async fn end_connection(&self, id: &EnrollmentId) -> Result<bool> {
+        let text =
+            "UPDATE vma_active_connections SET connection_status = 'revoked' WHERE enrollment_id = ? AND connection_status <> 'revoked'";
+        Ok(self.0.sql("end a VMA's connection", text).bind(id).run().await? > 0)
     }
 
     /// How an enrollment is connected.
@@ -143,6 +202,18 @@ impl Enrollments<'_> {
 
 const NONE: &str = "there is no such enrollment";
 
+fn code(row: &Row) -> Result<PairingCode> {
+    Ok(PairingCode {
+        id: row.parse("id")?,
+        code_digest: row.text("code_digest")?,
+        generated_by: row.text("generated_by")?,
+        used_by: row.parse_or_none("used_by_enrollment_id")?,
+        used_at: row.time_or_none("used_at")?,
+        expires_at: row.time("expires_at")?,
+        created_at: row.time("created_at")?,
+    })
+}
+
 fn enrollment(row: &Row) -> Result<Enrollment> {
     Ok(Enrollment {
         id: row.parse("id")?,
@@ -163,7 +234,7 @@ fn enrollment(row: &Row) -> Result<Enrollment> {
     })
 }
 
-fn connection(row: &Row) -> Result<Connection> {
+pub(super) fn connection(row: &Row) -> Result<Connection> {
     Ok(Connection {
         id: row.parse("id")?,
         enrollment: row.parse("enrollment_id")?,

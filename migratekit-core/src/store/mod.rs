@@ -57,6 +57,7 @@ mod saved;
 mod schedules;
 mod sealed;
 mod steps;
+mod vma_connections;
 mod volumes;
 
 pub use access::{Audit, NewAuditEntry, Users};
@@ -89,4 +90,5 @@ pub use session::Tx;
 pub(crate) use statement::Statement;
 pub use steps::{StepNote, Steps};
 pub use url::{Backend, StoreUrl};
+pub use vma_connections::VmaConnections;
 pub use volumes::Volumes;

@@ -5,6 +5,7 @@ mod contract;
 mod fault;
 pub mod galera;
 pub mod jobs;
+pub mod line;
 pub mod mariadb;
 pub mod mutation;
 pub mod peer;

@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
@@ -100,13 +101,20 @@ impl Peer {
         self
     }
 
-    /// Waits until `path` exists (a Unix socket, a pid file).
+    /// Waits until `path` exists (a pid file), and is listened at if it is a Unix socket: between `bind` and `listen` it refuses.
     ///
     /// # Panics
     /// When the peer ends, or the path is not there within [`START_TIME`].
     #[must_use]
     pub fn wait_path(mut self, path: &Path) -> Self {
-        self.wait_until(&format!("make {}", path.display()), || path.exists());
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        // The fourth word of a line of a socket that listens (__SO_ACCEPTCON).
+        let listens = |line: &str| line.ends_with(&name) && line.split_whitespace().nth(3) == Some("00010000");
+        self.wait_until(&format!("make {}", path.display()), || match fs::metadata(path) {
+            Err(_) => false,
+            Ok(found) if !found.file_type().is_socket() => true,
+            Ok(_) => fs::read_to_string("/proc/net/unix").unwrap_or_default().lines().any(listens),
+        });
         self
     }
 

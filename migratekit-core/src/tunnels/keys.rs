@@ -10,6 +10,7 @@ use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use ring::signature::{ED25519, Ed25519KeyPair, UnparsedPublicKey};
 use russh::keys::ssh_key::LineEnding;
 use russh::keys::ssh_key::private::Ed25519Keypair;
 use russh::keys::{Algorithm, HashAlg};
@@ -72,6 +73,13 @@ impl PublicKey {
     pub fn fingerprint(&self) -> Fingerprint {
         Fingerprint(self.0.fingerprint(HashAlg::Sha256).to_string())
     }
+
+    /// Whether `signature` is one of `message` by this key's owner ([`PrivateKey::sign`]).
+    #[must_use]
+    pub fn is_signed(&self, message: &[u8], signature: &[u8]) -> bool {
+        let Some(key) = self.0.key_data().ed25519() else { return false };
+        UnparsedPublicKey::new(&ED25519, key.0).verify(message, signature).is_ok()
+    }
 }
 
 impl FromStr for PublicKey {
@@ -128,6 +136,19 @@ impl PrivateKey {
     #[must_use]
     pub fn public(&self) -> PublicKey {
         PublicKey(russh::keys::PublicKey::new(self.0.public_key().key_data().clone(), ""))
+    }
+
+    /// Its signature of `message` (Ed25519, RFC 8032). A message begins with what it is for, so that it cannot be one of SSH's own,
+    /// which begin with the length of a session's id.
+    ///
+    /// # Errors
+    /// None that a key of ours can have.
+    pub fn sign(&self, message: &[u8]) -> Result<[u8; 64]> {
+        let fail = || Error::new(ErrorKind::Internal, "sign with a private key", "the key cannot be used");
+        let pair = self.0.key_data().ed25519().ok_or_else(fail)?;
+        let seed = Zeroizing::new(pair.private.to_bytes());
+        let pair = Ed25519KeyPair::from_seed_and_public_key(&*seed, &pair.public.0).map_err(|_| fail())?;
+        pair.sign(message).as_ref().try_into().map_err(|_| fail())
     }
 
     /// For russh.
@@ -255,6 +276,18 @@ mod tests {
         std::fs::write(&path, "ssh-ed25519 AAAA").unwrap();
         assert_eq!(PrivateKey::read_or_make(&path).await.unwrap_err().kind(), ErrorKind::InvalidInput, "and it is not replaced");
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "ssh-ed25519 AAAA");
+    }
+
+    #[test]
+    fn a_signature_holds_for_its_message_and_its_key_only() {
+        let (key, other) = (PrivateKey::generate().unwrap(), PrivateKey::generate().unwrap());
+        let mut signature = key.sign(b"for a test: yes").unwrap();
+        assert!(key.public().is_signed(b"for a test: yes", &signature));
+        assert!(!key.public().is_signed(b"for a test: no", &signature));
+        assert!(!other.public().is_signed(b"for a test: yes", &signature));
+        assert!(!key.public().is_signed(b"for a test: yes", &signature[..63]));
+        signature[5] ^= 1;
+        assert!(!key.public().is_signed(b"for a test: yes", &signature));
     }
 
     #[test]

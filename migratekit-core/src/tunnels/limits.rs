@@ -21,8 +21,8 @@ pub const READ_AHEAD: u64 = 2 * WINDOW as u64 + MIB;
 pub const SOCKET_READ: usize = 128 * 1024;
 /// Channels of one connection. A bulk connection has one; more than a few come only through forwarded ports.
 pub const MAX_CHANNELS: usize = 16;
-/// Connections of one key: the control connection and those of sixteen disks at four each.
-pub const MAX_SESSIONS_PER_KEY: usize = 65;
+/// Connections of one key: the control connection and those of sixteen disks over a long way, at sixteen each.
+pub const MAX_SESSIONS_PER_KEY: usize = 257;
 /// Connections that have not shown a key yet, from one address.
 pub const MAX_HANDSHAKES_PER_SOURCE: usize = 64;
 /// Connections that have not shown a key yet, from everywhere; further ones are closed at once.
@@ -31,6 +31,11 @@ pub const MAX_HANDSHAKES: usize = 256;
 pub const MAX_SESSIONS: usize = 1024;
 /// From the accepted connection to the accepted key.
 pub const LOGIN_TIME: Duration = Duration::from_secs(20);
+/// How long a connection may say nothing before it is taken for SSH, when TLS is served at the same port: a client of TLS always speaks
+/// first, one of SSH may wait for our greeting (ssh-keyscan does).
+pub const SNIFF_TIME: Duration = Duration::from_secs(1);
+/// The whole time of a connection of TLS: it carries a few short requests.
+pub const TLS_TIME: Duration = Duration::from_secs(60);
 /// Keys one connection may offer.
 pub const MAX_AUTH_ATTEMPTS: usize = 6;
 /// A refused key is answered after this long, whatever the reason.
@@ -43,15 +48,42 @@ pub const KEEPALIVE_MISSES: usize = 3;
 pub const SILENT_KEEPALIVES: u32 = 5;
 /// The socket takes nothing for this long while there is something to send: the connection is given up. As long as the keepalives.
 pub const WRITE_STALL: Duration = Duration::from_secs(90);
+/// Characters of a peer's own words that an event repeats: its user's name, the host it asked for.
+pub const MAX_SHOWN: usize = 128;
 /// Until the connection to a server is made, and until it has answered the first packets.
 pub const CONNECT_TIME: Duration = Duration::from_secs(10);
 /// Until the other side answered the wish for a channel or a forward.
 pub const OPEN_TIME: Duration = Duration::from_secs(30);
 /// Between two looks whether the keys of live connections still hold; half of the second within which a revoked key is cut.
 pub const KEY_LOOK: Duration = Duration::from_millis(400);
+/// For the answer of the source of keys; without one nobody new comes in, and who is in stays.
+pub const KEY_ANSWER: Duration = Duration::from_secs(10);
 /// Bytes each way between two exchanges of keys (RFC 4253, 9).
 pub const REKEY_BYTES: usize = 1 << 30;
 /// The longest time between two exchanges of keys (RFC 4253, 9).
 pub const REKEY_TIME: Duration = Duration::from_secs(3600);
 /// The first port at which the OMA reaches a VMA; each VMA has its own.
 pub const FIRST_REVERSE_PORT: u16 = 9081;
+/// Nothing at all came from the peer for this long: the connection is cut, so that nobody is called connected more than 100 s after the
+/// last byte. The keepalives of SSH make a living peer answer every 30 s, but give up a dead one only after two minutes.
+pub const SILENCE: Duration = Duration::from_secs(95);
+/// Between two questions of the monitor.
+pub const PROBE: Duration = Duration::from_secs(60);
+/// For the answer to one.
+pub const PROBE_ANSWER: Duration = Duration::from_secs(15);
+/// Questions without an answer, in a row, after which the connection is given up.
+pub const PROBE_FAILURES: u32 = 3;
+/// The first pause before a connection is made again; each further one is twice as long.
+pub const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// The longest such pause: half a minute, so that a path that works again is used soon.
+pub const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// The hello of the other side, from the wish for it to its last byte.
+pub const HELLO_TIME: Duration = Duration::from_secs(15);
+/// Sockets that a local forward serves at a time with connections of their own: those of one key, but for the control connection.
+pub const OWN_CONNECTIONS: usize = MAX_SESSIONS_PER_KEY - 1;
+/// Sockets that a local forward serves at a time through the control connection; the others wait to be accepted. Half of its channels.
+pub const SHARED_STREAMS: usize = MAX_CHANNELS / 2;
+/// Sockets at a port of a VMA on the OMA's loopback that are served at a time; the others wait to be accepted.
+pub const REVERSE_STREAMS: usize = MAX_CHANNELS / 4;
+/// Bytes taken from a socket and given to a stream by one step of a forward, each way.
+pub const RELAY_BUFFER: usize = 64 * 1024;

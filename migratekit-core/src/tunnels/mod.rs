@@ -10,8 +10,12 @@
 //!
 //! - [`Server`]: listens, knows VMAs by their keys ([`KeySource`]), gives each stream with the VMA it comes from to the handler of its
 //!   port. There is no socket between the channel and the handler. What may be asked for is [`policy`]'s to say; all else is refused.
+//! - [`TlsHandler`]: what serves connections that begin with TLS at the same port, if there is such a thing (enrollment).
 //! - [`Client`]: goes out to a server whose key is pinned, and opens streams.
+//! - [`Tunnel`]: keeps a VMA's control connection up: hello, forwards, the way back, a monitor, and a state that can be watched.
+//! - [`hello`]: what the two ends tell each other; [`probe`]: whether the other one lives; [`LocalService`]: streams to another process.
 //! - [`keys`]: host keys, user keys, fingerprints; [`authorized`]: a file of keys that may come in.
+//! - [`openssh`]: what an OpenSSH server must be told to stand in the server's place.
 //!
 //! What it promises:
 //!
@@ -22,7 +26,7 @@
 //!   every [`limits::KEY_LOOK`] besides.
 //! - **Every wait ends**: by keepalives, by a write that stands still, by deadlines of login and of opening ([`limits`]).
 //!
-//! What it does not do: run programs, give terminals, forward sockets, X11 or agents. It does not know what travels in its streams.
+//! What it does not do: run programs, give terminals, forward Unix sockets, X11 or agents. It does not know what travels in its streams.
 //! Only this module knows russh. Why it is built so: docs/adr (the tunnel).
 
 mod algorithms;
@@ -31,17 +35,26 @@ mod channel;
 mod channels;
 pub mod client;
 mod flow;
+pub mod hello;
 pub mod keys;
 pub mod limits;
+pub mod openssh;
 pub mod policy;
+pub mod probe;
+mod relay;
 pub mod server;
+pub mod standing;
 mod stream;
 mod transport;
 
 pub use self::authorized::AuthorizedKeys;
 pub use self::client::{Client, ClientOptions};
+pub use self::hello::Dialect;
 pub use self::keys::{Fingerprint, PrivateKey, PublicKey};
-pub use self::server::{KeySource, Peer, Server, ServerOptions, StreamHandler};
+pub use self::probe::Probing;
+pub use self::relay::LocalService;
+pub use self::server::{KeySource, Peer, Server, ServerOptions, StreamHandler, TlsHandler};
+pub use self::standing::{LocalForward, Pauses, Reverse, Standing, Tunnel, TunnelOptions, TunnelState, Way};
 pub use self::stream::{ReadHalf, TunnelStream, WriteHalf};
 
 /// The user by whose name VMAs log in.

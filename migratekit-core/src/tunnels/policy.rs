@@ -15,6 +15,8 @@ const LOOPBACK: [&str; 3] = ["127.0.0.1", "localhost", "::1"];
 pub enum Wish<'a> {
     /// A session channel, on which shell, exec, terminal, X11, agent, environment and subsystems are asked for.
     Session,
+    /// One of those, on a channel that is no session.
+    Program(&'a str),
     /// A stream to a port (`-L`).
     Stream {
         /// The host as the peer names it.
@@ -67,6 +69,8 @@ pub enum Refusal {
     NoX11,
     /// The connection has as many channels as it may.
     TooManyChannels,
+    /// Somebody else listens at the port.
+    PortTaken,
 }
 
 impl fmt::Display for Refusal {
@@ -81,6 +85,7 @@ impl fmt::Display for Refusal {
             Refusal::WrongWay => "such a channel is opened by the server only",
             Refusal::NoX11 => "no X11 is forwarded",
             Refusal::TooManyChannels => "the connection has as many channels as it may",
+            Refusal::PortTaken => "another VMA or another program listens at this port already",
         })
     }
 }
@@ -90,7 +95,7 @@ impl fmt::Display for Refusal {
 pub fn judge(wish: &Wish<'_>, vma: &Vma, served: &[u16]) -> Verdict {
     let loopback = |name: &str| LOOPBACK.contains(&name);
     match wish {
-        Wish::Session => Verdict::Refused(Refusal::NoSessions),
+        Wish::Session | Wish::Program(_) => Verdict::Refused(Refusal::NoSessions),
         Wish::UnixSocket => Verdict::Refused(Refusal::NoUnixSockets),
         Wish::Reverse => Verdict::Refused(Refusal::WrongWay),
         Wish::X11 => Verdict::Refused(Refusal::NoX11),
@@ -157,7 +162,7 @@ mod tests {
 
         #[test]
         fn nothing_else_is_ever_given(served in prop::collection::vec(any::<u16>(), 0..4), own in prop::option::of(any::<u16>())) {
-            for wish in [Wish::Session, Wish::UnixSocket, Wish::Reverse, Wish::X11] {
+            for wish in [Wish::Session, Wish::Program("shell"), Wish::UnixSocket, Wish::Reverse, Wish::X11] {
                 prop_assert!(matches!(judge(&wish, &vma(own), &served), Verdict::Refused(_)));
             }
         }
@@ -166,7 +171,8 @@ mod tests {
     #[test]
     fn each_refusal_has_a_text_of_its_own() {
         use Refusal::*;
-        let all = [NoSessions, ForeignHost, UnknownPort, ForeignPort, OpenListener, NoUnixSockets, WrongWay, NoX11, TooManyChannels];
+        let all =
+            [NoSessions, ForeignHost, UnknownPort, ForeignPort, OpenListener, NoUnixSockets, WrongWay, NoX11, TooManyChannels, PortTaken];
         let texts: std::collections::BTreeSet<String> = all.iter().map(ToString::to_string).collect();
         assert_eq!(texts.len(), all.len());
     }

@@ -8,7 +8,7 @@
 //! - **It can be cut** from outside, whatever the session is busy with ([`Control::cut`]).
 //! - **It can be held up** ([`Control::hold`]): while a consumer of a foreign peer takes nothing, nothing more is read. Our own peers need
 //!   no such thing (see [`super::flow`]).
-//! - **It gives up a write that stands still** for [`WRITE_STALL`]; a silent peer is the keepalives' business.
+//! - **It gives up a write that stands still** for [`WRITE_STALL`], and knows how long the peer has been silent ([`Control::silent`]).
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -17,6 +17,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
@@ -27,14 +28,34 @@ use super::limits::{READ_AHEAD, SOCKET_READ, WRITE_STALL};
 use crate::clock;
 use crate::task::CancellationToken;
 
+/// The shortest pause between two looks whether the peer is silent.
+const SHORTEST_LOOK: Duration = Duration::from_millis(5);
+
 /// What others may do to a transport, and see of it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Control {
     cut: CancellationToken,
     is_cut: AtomicBool,
     read: AtomicU64,
     written: AtomicU64,
+    began: clock::Instant,
+    /// When the socket last brought something, in milliseconds since it began.
+    heard: AtomicU64,
     hold: Mutex<Hold>,
+}
+
+impl Default for Control {
+    fn default() -> Self {
+        Control {
+            cut: CancellationToken::new(),
+            is_cut: AtomicBool::new(false),
+            read: AtomicU64::new(0),
+            written: AtomicU64::new(0),
+            began: clock::now(),
+            heard: AtomicU64::new(0),
+            hold: Mutex::default(),
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -64,9 +85,12 @@ impl Control {
     pub(super) fn release(&self) {
         let mut hold = self.lock();
         hold.holders = hold.holders.saturating_sub(1);
-        if hold.holders == 0
-            && let Some(waker) = hold.waker.take()
-        {
+        if hold.holders > 0 {
+            return;
+        }
+        // What the peer said meanwhile could not be heard.
+        self.hear();
+        if let Some(waker) = hold.waker.take() {
             waker.wake();
         }
     }
@@ -74,6 +98,33 @@ impl Control {
     /// Bytes taken from the socket, and given to it.
     pub(super) fn moved(&self) -> (u64, u64) {
         (self.read.load(Ordering::Relaxed), self.written.load(Ordering::Relaxed))
+    }
+
+    fn hear(&self) {
+        self.heard.store(u64::try_from(self.age().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// How long it lives.
+    pub(super) fn age(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// For how long the socket has brought nothing.
+    pub(super) fn silence(&self) -> Duration {
+        self.age().saturating_sub(Duration::from_millis(self.heard.load(Ordering::Relaxed)))
+    }
+
+    /// Ends when the peer has been silent for `limit`. While nothing is read because somebody holds it up, that is not the peer's doing.
+    pub(super) async fn silent(&self, limit: Duration) {
+        loop {
+            let held = self.lock().holders > 0;
+            let silence = self.silence();
+            if silence >= limit && !held {
+                return;
+            }
+            let left = if held { limit } else { limit.saturating_sub(silence) };
+            clock::sleep(left.max(SHORTEST_LOOK)).await;
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Hold> {
@@ -149,7 +200,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transport<S> {
         let end = Pin::new(&mut self.socket).poll_read(cx, &mut read);
         let n = read.filled().len();
         self.last = (0, n);
-        self.control.read.fetch_add(u64::try_from(n).unwrap_or(u64::MAX), Ordering::Relaxed);
+        if n > 0 {
+            self.control.read.fetch_add(u64::try_from(n).unwrap_or(u64::MAX), Ordering::Relaxed);
+            self.control.hear();
+        }
         end.map_ok(|()| n)
     }
 
@@ -297,6 +351,25 @@ mod tests {
         let (end, ()) = tokio::join!(a.write_all(&[0; 6 * 1024]), slow);
         assert_eq!(end.unwrap_err().kind(), io::ErrorKind::TimedOut);
         assert_eq!(a.control.moved().1, 1024 + 8 * 512, "what the peer took in time was written");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_is_counted_from_the_last_byte() {
+        let (a, mut peer) = tokio::io::duplex(1024);
+        let control = Arc::new(Control::default());
+        let mut a = Transport::new(a, Arc::clone(&control));
+        let (limit, step) = (Duration::from_secs(95), Duration::from_secs(60));
+        for _ in 0..3 {
+            assert!(clock::within(step, control.silent(limit)).await.is_none(), "something came in time");
+            peer.write_all(b"x").await.unwrap();
+            a.read_exact(&mut [0]).await.unwrap();
+        }
+        let began = clock::now();
+        control.silent(limit).await;
+        let took = began.elapsed();
+        assert!(took >= limit - Duration::from_millis(1) && took < limit + Duration::from_secs(1), "{took:?}");
+        control.hold();
+        assert!(clock::within(step, control.silent(limit)).await.is_none(), "it is we who do not listen");
     }
 
     #[tokio::test]

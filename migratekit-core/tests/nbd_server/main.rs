@@ -13,3 +13,4 @@ mod removal;
 mod rig;
 mod shutdown;
 mod transmission;
+mod views;

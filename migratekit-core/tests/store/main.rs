@@ -16,4 +16,5 @@ mod schema;
 mod servers;
 mod tls;
 mod transactions;
+mod vma_connections;
 mod volumes;

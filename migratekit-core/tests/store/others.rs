@@ -251,7 +251,7 @@ async fn a_schedule_runs_once_for_each_moment(store: Store) {
     assert_eq!(call!(store, |tx| tx.schedules().enable(&nightly.id, true, None)).unwrap_err().kind(), ErrorKind::NotFound);
 }
 
-fn enrollment(name: &str, pairing: Option<PairingId>) -> Enrollment {
+pub(crate) fn enrollment(name: &str, pairing: Option<PairingId>) -> Enrollment {
     Enrollment {
         id: EnrollmentId::generate(),
         pairing,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use migratekit_core::block::{BlockRead as _, BlockWrite as _, MemoryDisk, Persist};
 use migratekit_core::copy::{
-    DiskCompare, DiskCopy, Endpoint, LedgerPlace, ServedDisk, TunnelAccess, TunnelExports, TunnelledExport, Verify,
+    Assignments, DiskCompare, DiskCopy, Endpoint, LedgerPlace, ServedDisk, TunnelAccess, TunnelExports, TunnelledExport, Verify,
 };
 use migratekit_core::nbd::export::PlainExport;
 use migratekit_core::nbd::{self, ServerConfig};
@@ -31,8 +31,10 @@ fn disk(path: &std::path::Path, size: u64) {
     }
 }
 
+/// A tunnel to the export `disk`, which is that of `vma-1`.
 async fn tunnelled(server: &nbd::Server) -> Rig {
-    Rig::new(vec![(NBD_PORT, Arc::new(TunnelExports::new(server.clone())))]).await
+    let owners = Assignments::of("vma-1", &["disk"]);
+    Rig::new(vec![(NBD_PORT, Arc::new(TunnelExports::new(server.clone(), Arc::new(owners))))]).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -198,17 +198,3 @@ async fn a_thousand_half_open_connections_are_bounded_and_others_are_still_serve
     assert!(refused >= 900, "{refused} of 1000 were refused");
     rig.close().await;
 }
-
-#[tokio::test]
-async fn what_is_no_ssh_is_sent_away() {
-    let rig = Rig::echo().await;
-    for garbage in [&b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"[..], &[0x16, 3, 1, 2, 0, 1], &[0xff; 4096]] {
-        let mut socket = TcpStream::connect(rig.address).await.unwrap();
-        let _ = socket.write_all(garbage).await;
-        let _ = socket.shutdown().await;
-        let mut all = Vec::new();
-        let _ = soon("the end of garbage", socket.read_to_end(&mut all)).await;
-    }
-    there_and_back(rig.client().bulk(NBD_PORT).await.unwrap(), 1000).await;
-    rig.close().await;
-}

@@ -3,9 +3,22 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 #![allow(clippy::cast_possible_truncation)]
 
+mod audit;
+mod bad_line;
 mod copies;
+mod crowd;
 mod doors;
+mod exports;
+mod far_rig;
 mod flow;
+mod hole;
+mod monitor;
 mod openssh;
+mod packets;
+mod revocation;
 mod rig;
+mod rows;
+mod sockets;
 mod sshd;
+mod standing;
+mod standing_rig;

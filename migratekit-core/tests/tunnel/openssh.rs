@@ -6,7 +6,12 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use migratekit_core::block::MemoryDisk;
+use migratekit_core::copy::{Assignments, TunnelExports};
+use migratekit_core::nbd::export::PlainExport;
+use migratekit_core::nbd::{self, ServerConfig};
 use migratekit_core::testing::peer::{free_port, program};
+use migratekit_core::tunnels::server::Event;
 use migratekit_core::tunnels::{AuthorizedKeys, KeySource, NBD_PORT, PublicKey, USER};
 use migratekit_core::units::MIB;
 
@@ -126,6 +131,100 @@ async fn openssh_forwards_both_ways_through_our_server() {
     crate::rig::soon("the answer", stream.read_exact(&mut back)).await.unwrap();
     assert_eq!((&back, &answering.await.unwrap()), (b"hello", b"hello"));
     drop(stream);
+    rig.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nbdcopy_works_through_openssh_on_the_vmas_own_export() {
+    let server = nbd::Server::new(ServerConfig::default());
+    let size = 24 * MIB + 512;
+    for name in ["disk", "theirs"] {
+        server.add(name, Arc::new(PlainExport::new(Arc::new(MemoryDisk::new(name, size)), name))).unwrap();
+    }
+    let owners = Assignments::of("vma-ssh", &["disk"]);
+    let rig = Rig::new(vec![(NBD_PORT, Arc::new(TunnelExports::new(server, Arc::new(owners))))]).await;
+    let ssh = Ssh::new(&rig).await;
+    let local = free_port();
+    let _ssh = Running(ssh.command(&["-N", "-L", &format!("127.0.0.1:{local}:127.0.0.1:{NBD_PORT}")]).spawn().unwrap());
+    crate::rig::soon("ssh to listen", tokio::task::spawn_blocking(move || connect(local))).await.unwrap();
+
+    let (there, back) = (ssh.path("there"), ssh.path("back"));
+    let bytes: Vec<u8> = (0..size).map(|i| (i / 4096 % 253) as u8).collect();
+    std::fs::write(&there, &bytes).unwrap();
+    let uri = format!("nbd://127.0.0.1:{local}/disk");
+    for args in [["--flush", &there, &uri], ["--flush", &uri, &back]] {
+        let mut copy = Command::new(program("nbdcopy"));
+        copy.args(args);
+        let out = crate::rig::soon("nbdcopy", output(copy)).await;
+        assert!(out.status.success(), "{args:?}: {out:?}");
+    }
+    assert!(std::fs::read(&back).unwrap() == bytes, "what came back equals what was sent");
+
+    // nbdinfo sees the VMA's own export only, and another's is not there.
+    let info = |args: &[&str]| {
+        let mut info = Command::new(program("nbdinfo"));
+        info.args(args);
+        output(info)
+    };
+    let list = crate::rig::soon("nbdinfo", info(&["--list", "--json", &format!("nbd://127.0.0.1:{local}")])).await;
+    let text = String::from_utf8(list.stdout).unwrap();
+    assert!(list.status.success() && text.contains("\"disk\"") && !text.contains("theirs"), "{text}");
+    let theirs = crate::rig::soon("nbdinfo", info(&[&format!("nbd://127.0.0.1:{local}/theirs")])).await;
+    assert!(!theirs.status.success(), "{theirs:?}");
+    rig.close().await;
+}
+
+/// Makes a key of a kind, or a certificate of one; where it lies.
+fn made(ssh: &Ssh, name: &str, args: &[&str]) -> String {
+    let path = ssh.path(name);
+    let out = Command::new(program("ssh-keygen")).args(["-q", "-N", "", "-f", &path]).args(args).output().unwrap();
+    assert!(out.status.success(), "{out:?}");
+    path
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn other_keys_certificates_and_too_many_of_them_do_not_come_in() {
+    let rig = Rig::echo().await;
+    let ssh = Ssh::new(&rig).await;
+    let target = format!("{USER}@127.0.0.1");
+    let enter = |keys: &[&str], more: &[&str]| {
+        let mut command = Command::new(program("ssh"));
+        command.args(["-F", "none", "-N", "-o", "IdentitiesOnly=yes", "-o", "IdentityAgent=none", "-o", "BatchMode=yes", "-v"]);
+        command.args(["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-p", &rig.address.port().to_string()]);
+        for key in keys {
+            command.args(["-i", key]);
+        }
+        command.args(more).arg(&target);
+        output(command)
+    };
+    let refused = |out: Output, what: &str| {
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(!out.status.success() && !said.contains("Authenticated to"), "{what}: {said}");
+        said
+    };
+    let (rsa, ecdsa) = (made(&ssh, "rsa", &["-t", "rsa", "-b", "2048"]), made(&ssh, "ecdsa", &["-t", "ecdsa"]));
+    for key in [&rsa, &ecdsa] {
+        refused(crate::rig::soon("a key of another kind", enter(&[key], &[])).await, key);
+    }
+    // A certificate over the very key that may come in, by whatever authority. OpenSSH hears that we take none, and keeps it to itself; one
+    // that is shown all the same is a test beside the server.
+    let (authority, key) = (made(&ssh, "ca", &["-t", "ed25519"]), ssh.path("key"));
+    let mut sign = Command::new(program("ssh-keygen"));
+    sign.args(["-q", "-s", &authority, "-I", "me", "-n", USER, &format!("{key}.pub")]);
+    assert!(output(sign).await.status.success());
+    std::fs::copy(&key, ssh.path("bare")).unwrap();
+    let certificate = format!("CertificateFile={key}-cert.pub");
+    let accepted = "PubkeyAcceptedAlgorithms=ssh-ed25519-cert-v01@openssh.com";
+    refused(crate::rig::soon("a certificate", enter(&[&ssh.path("bare")], &["-o", &certificate, "-o", accepted])).await, "a certificate");
+
+    // Too many keys before the right one: the connection ends before it is tried.
+    let strangers: Vec<String> = (0..8).map(|i| made(&ssh, &format!("stranger{i}"), &["-t", "ed25519"])).collect();
+    let many: Vec<&str> = strangers.iter().map(String::as_str).chain([key.as_str()]).collect();
+    rig.events.lock().unwrap().clear();
+    refused(crate::rig::soon("many keys", enter(&many, &["-o", "CertificateFile=none"])).await, "many keys");
+    let tried = rig.events.lock().unwrap().iter().filter(|e| matches!(e, Event::KeyRefused { key: Some(_), .. })).count();
+    assert!((1..=migratekit_core::tunnels::limits::MAX_AUTH_ATTEMPTS).contains(&tried), "{tried} keys were tried");
+    crate::rig::there_and_back(rig.client().bulk(NBD_PORT).await.unwrap(), 1000).await;
     rig.close().await;
 }
 

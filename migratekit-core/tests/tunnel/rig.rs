@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use migratekit_core::block::BoxFuture;
 use migratekit_core::clock::within;
@@ -27,17 +27,22 @@ pub(crate) async fn soon<T>(what: &str, work: impl Future<Output = T>) -> T {
 /// Keys that a test gives and takes away.
 #[derive(Default)]
 pub(crate) struct Keys {
-    known: Mutex<Vec<(PublicKey, Vma)>>,
+    known: Mutex<Vec<(PublicKey, Vma, Option<Instant>)>>,
     broken: Mutex<bool>,
 }
 
 impl Keys {
     pub(crate) fn allow(&self, key: &PrivateKey, name: &str, reverse_port: Option<u16>) {
-        self.known.lock().unwrap().push((key.public(), Vma { name: name.to_owned(), reverse_port }));
+        self.known.lock().unwrap().push((key.public(), Vma { name: name.to_owned(), reverse_port }, None));
+    }
+
+    /// An entry that runs out.
+    pub(crate) fn allow_until(&self, key: &PrivateKey, name: &str, end: Instant) {
+        self.known.lock().unwrap().push((key.public(), Vma { name: name.to_owned(), reverse_port: None }, Some(end)));
     }
 
     pub(crate) fn forget(&self, key: &PrivateKey) {
-        self.known.lock().unwrap().retain(|(k, _)| *k != key.public());
+        self.known.lock().unwrap().retain(|(k, ..)| *k != key.public());
     }
 
     /// Nothing can be told from now on.
@@ -48,7 +53,9 @@ impl Keys {
 
 impl KeySource for Keys {
     fn holder<'a>(&'a self, key: &'a PublicKey) -> BoxFuture<'a, Result<Option<Vma>>> {
-        let found = self.known.lock().unwrap().iter().find(|(k, _)| k == key).map(|(_, vma)| vma.clone());
+        let known = self.known.lock().unwrap();
+        let found = known.iter().find(|(k, _, end)| k == key && end.is_none_or(|end| Instant::now() < end));
+        let found = found.map(|(_, vma, _)| vma.clone());
         let broken = *self.broken.lock().unwrap();
         Box::pin(async move {
             if broken { Err(Error::new(ErrorKind::Unreachable, "ask the catalog", "it is down, says the test")) } else { Ok(found) }
@@ -116,6 +123,7 @@ pub(crate) struct Rig {
     pub(crate) address: SocketAddr,
     pub(crate) keys: Arc<Keys>,
     pub(crate) key: PrivateKey,
+    pub(crate) host_key: PrivateKey,
     pub(crate) events: Arc<Mutex<Vec<Event>>>,
     tasks: Scope,
 }
@@ -147,11 +155,12 @@ impl Rig {
         let seen = Arc::clone(&events);
         options.observer = Some(Arc::new(move |event: &Event| seen.lock().unwrap().push(event.clone())));
         change(&mut options);
+        let host_key = options.host_key.clone();
         let server = Server::new(options);
         let mut tasks = Scope::new();
         let (serving, token) = (server.clone(), tasks.token().clone());
         tasks.spawn(async move { serving.serve(listener, token).await.unwrap() });
-        Rig { server, address, keys, key, events, tasks }
+        Rig { server, address, keys, key, host_key, events, tasks }
     }
 
     /// A server that echoes at the NBD port.

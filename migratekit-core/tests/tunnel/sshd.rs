@@ -1,4 +1,4 @@
-//! Our client against OpenSSH's server: forwards that it permits work, others are noticed and said.
+//! Our client against OpenSSH's server, configured with exactly what we print for it: both directions work, all else is refused.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use migratekit_core::nbd::{self, ConnectOptions, Listener, ServerConfig, Uri};
 use migratekit_core::task::{CancellationToken, Scope};
 use migratekit_core::testing::peer::{Peer, free_port, program};
 use migratekit_core::tunnels::client::ReverseHandler;
+use migratekit_core::tunnels::openssh::{SshdConfig, SshdVma};
 use migratekit_core::tunnels::{Client, ClientOptions, PrivateKey};
 use migratekit_core::units::{ByteRange, MIB};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -22,7 +23,7 @@ use crate::rig::soon;
 struct Sshd {
     _peer: Peer,
     options: ClientOptions,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 async fn sshd(open: u16, listen: u16) -> Sshd {
@@ -30,13 +31,18 @@ async fn sshd(open: u16, listen: u16) -> Sshd {
     let path = |name: &str| folder.path().join(name);
     let (host_key, _) = PrivateKey::read_or_make(&path("host_key")).await.unwrap();
     let (key, _) = PrivateKey::read_or_make(&path("key")).await.unwrap();
-    std::fs::write(path("authorized"), format!("{} vma\n", key.public())).unwrap();
+    let user = Command::new("id").arg("-un").output().unwrap();
+    let user = String::from_utf8(user.stdout).unwrap().trim().to_owned();
+    let vma = SshdVma { key: key.public(), name: "vma".to_owned(), listen };
+    let printed = SshdConfig { user: user.clone(), open: vec![open], authorized_keys: Some(path("authorized")), vmas: vec![vma.clone()] };
+    std::fs::write(path("authorized"), printed.key_line(&vma).unwrap() + "\n").unwrap();
     let port = free_port();
+    // A server that would give everything, were it not for the block.
     let config = format!(
-        "Port {port}\nListenAddress 127.0.0.1\nHostKey {host}\nAuthorizedKeysFile {authorized}\nUsePAM no\nStrictModes no\nPidFile none\n\
-         AllowTcpForwarding yes\nPermitOpen 127.0.0.1:{open}\nPermitListen 127.0.0.1:{listen}\nPermitTTY no\nX11Forwarding no\n",
+        "Port {port}\nListenAddress 127.0.0.1\nHostKey {host}\nUsePAM no\nStrictModes no\nPidFile none\nX11Forwarding yes\n\
+         GatewayPorts clientspecified\nPermitTunnel yes\nPermitUserEnvironment yes\nAcceptEnv *\nSubsystem sftp internal-sftp\n{block}",
         host = path("host_key").display(),
-        authorized = path("authorized").display()
+        block = printed.block().unwrap(),
     );
     std::fs::write(path("config"), config).unwrap();
     if rustix::process::geteuid().is_root() {
@@ -46,10 +52,56 @@ async fn sshd(open: u16, listen: u16) -> Sshd {
     let mut command = Command::new(program("sshd"));
     command.args(["-D", "-e", "-f", path("config").to_str().unwrap()]);
     let peer = Peer::spawn("sshd", command).wait_port(port);
-    let user = Command::new("id").arg("-un").output().unwrap();
     let mut options = ClientOptions::new("127.0.0.1", port, key, host_key.public().fingerprint());
-    options.user = String::from_utf8(user.stdout).unwrap().trim().to_owned();
-    Sshd { _peer: peer, options, _folder: folder }
+    options.user = user;
+    Sshd { _peer: peer, options, folder }
+}
+
+/// OpenSSH's own client at it, by the VMA's key; whether it succeeded, and what it said.
+async fn ssh(sshd: &Sshd, args: &[&str], tail: &[&str]) -> (bool, String) {
+    let path = |name: &str| sshd.folder.path().join(name).display().to_string();
+    let mut command = Command::new(program("ssh"));
+    command.args(["-F", "none", "-i", &path("key"), "-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes"]);
+    command.args(["-o", &format!("UserKnownHostsFile={}", path("known")), "-o", "StrictHostKeyChecking=accept-new"]);
+    command.args(["-o", "ExitOnForwardFailure=yes", "-p", &sshd.options.port.to_string()]).args(args);
+    command.arg(format!("{}@127.0.0.1", sshd.options.user)).args(tail).stdin(std::process::Stdio::null());
+    let out = soon("ssh", tokio::task::spawn_blocking(move || command.output().unwrap())).await.unwrap();
+    (out.status.success(), format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr)))
+}
+
+/// Whether sshd gave a shell, a command, or anything else but the two forwards.
+async fn nothing_else_is_given(sshd: &Sshd, open: u16, listen: u16) {
+    let folder = sshd.folder.path().display().to_string();
+    let (made, socket) = (format!("{folder}/made"), format!("{folder}/socket"));
+    let unix = format!("{socket}:127.0.0.1:{open}");
+    let other = free_port();
+    let (foreign, open_to_all) = (format!("127.0.0.1:{other}:127.0.0.1:1"), format!("0.0.0.0:{listen}:127.0.0.1:1"));
+    let (any, foreign_port) = ("127.0.0.1:0:127.0.0.1:1", format!("127.0.0.1:{}", sshd.options.port));
+    let own_name = format!("localhost:{}", sshd.options.port);
+    let make = ["touch", made.as_str()];
+    for (what, args, tail) in [
+        ("a shell", vec!["-T"], &[][..]),
+        ("a terminal", vec!["-tt"], &[]),
+        ("a command", vec![], &make[..]),
+        ("a command on a terminal", vec!["-tt"], &make),
+        ("sftp", vec!["-s"], &["sftp"]),
+        ("an agent", vec!["-A"], &make),
+        ("X11", vec!["-X"], &make),
+        ("a variable", vec!["-o", "SetEnv=BASH_ENV=/tmp/x"], &make),
+        ("another listener", vec!["-N", "-R", &foreign], &[]),
+        ("any listener", vec!["-N", "-R", any], &[]),
+        ("an open listener", vec!["-N", "-R", &open_to_all], &[]),
+        ("a socket's listener", vec!["-N", "-R", &unix], &[]),
+        ("another port", vec!["-W", &foreign_port], &[]),
+        ("another port by name", vec!["-W", &own_name], &[]),
+        ("another host", vec!["-W", "192.0.2.1:80"], &[]),
+        ("a password", vec!["-N", "-o", "PubkeyAuthentication=no", "-o", "NumberOfPasswordPrompts=1"], &[]),
+    ] {
+        let (succeeded, said) = ssh(sshd, &args, tail).await;
+        assert!(!succeeded, "{what}: {said}");
+    }
+    assert!(!std::path::Path::new(&made).exists(), "a command ran");
+    assert!(!std::path::Path::new(&socket).exists(), "a socket was made");
 }
 
 struct Through(Client, u16);
@@ -61,7 +113,7 @@ impl Dial for Through {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn our_client_copies_through_openssh_and_hears_of_each_refused_forward() {
+async fn our_client_copies_through_an_openssh_that_was_told_what_we_print_and_nothing_else_is_given() {
     let server = nbd::Server::new(ServerConfig::default());
     server.add("disk", Arc::new(PlainExport::new(Arc::new(MemoryDisk::new("disk", 16 * MIB)), "a disk"))).unwrap();
     let listener = Listener::tcp("127.0.0.1:0").await.unwrap();
@@ -112,6 +164,7 @@ async fn our_client_copies_through_openssh_and_hears_of_each_refused_forward() {
     let other = ClientOptions { host_key: PrivateKey::generate().unwrap().public().fingerprint(), ..sshd.options.clone() };
     let refused = soon("another server", Client::new(other).connect()).await.unwrap_err();
     assert!(refused.kind() == ErrorKind::Denied && refused.message().contains("pinned"), "{refused}");
+    nothing_else_is_given(&sshd, open, listen).await;
     stop.cancel();
     tasks.join().await.unwrap();
 }

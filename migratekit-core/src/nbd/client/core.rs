@@ -34,6 +34,7 @@ pub(crate) struct Core {
     pub(crate) lanes: Vec<Lane>,
     pub(crate) bytes: Arc<Semaphore>,
     pub(crate) bytes_limit: u32,
+    pub(crate) round_trip: std::time::Duration,
     pub(crate) account: Arc<Mutex<Durability>>,
     pub(crate) failed: OnceLock<Error>,
 }

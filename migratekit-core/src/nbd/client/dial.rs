@@ -10,6 +10,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 use super::options::{Dialer, Timeouts};
 use super::tls::Tls;
+use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::nbd::handshake::client::{Machine, Plan, Style, Then};
 use crate::nbd::handshake::facts::Negotiated;
@@ -34,6 +35,8 @@ pub(crate) struct Opened {
     pub(crate) facts: Negotiated,
     /// The style that succeeded; later connections begin with it.
     pub(crate) style: Style,
+    /// The shortest time from a question of the handshake to its answer.
+    pub(crate) round_trip: Duration,
 }
 
 impl Origin {
@@ -54,6 +57,7 @@ impl Origin {
     async fn attempt(&self, plan: Plan, timeouts: Timeouts) -> Result<Opened, (Error, bool)> {
         let style = plan.style;
         let mut machine = Machine::new(plan);
+        let mut round_trip = Duration::MAX;
         let halves = match self {
             Origin::Uri(uri, tls) => match &uri.endpoint {
                 Endpoint::Tcp { host, port } => {
@@ -68,29 +72,30 @@ impl Origin {
                         })
                     })?;
                     let _ = stream.set_nodelay(true);
-                    shake(stream, tls.as_ref(), &mut machine, timeouts).await?
+                    shake(stream, tls.as_ref(), &mut machine, timeouts, &mut round_trip).await?
                 }
                 Endpoint::Unix(path) => {
                     let stream = limited(timeouts.connect, "connect", UnixStream::connect(path))
                         .await
                         .map_err(plain)?
                         .map_err(|e| plain(Error::from_io(OPERATION, e).with("socket", path.display())))?;
-                    shake(stream, tls.as_ref(), &mut machine, timeouts).await?
+                    shake(stream, tls.as_ref(), &mut machine, timeouts, &mut round_trip).await?
                 }
             },
             Origin::Dialer(dialer) => {
                 let stream = limited(timeouts.connect, "connect", dialer.dial()).await.map_err(plain)?.map_err(plain)?;
-                over(stream, &mut machine, timeouts).await?
+                over(stream, &mut machine, timeouts, &mut round_trip).await?
             }
             Origin::Once(place) => {
                 let stream = place.lock().unwrap_or_else(PoisonError::into_inner).take();
                 let stream = stream.ok_or_else(|| {
                     plain(Error::new(ErrorKind::Unreachable, OPERATION, "the one stream of this client broke, and it cannot make another"))
                 })?;
-                over(stream, &mut machine, timeouts).await?
+                over(stream, &mut machine, timeouts, &mut round_trip).await?
             }
         };
-        Ok(Opened { halves, facts: machine.finish(), style })
+        let round_trip = if round_trip == Duration::MAX { Duration::ZERO } else { round_trip };
+        Ok(Opened { halves, facts: machine.finish(), style, round_trip })
     }
 
     /// Whether a second connection can be made.
@@ -114,14 +119,25 @@ async fn limited<T>(time: Duration, what: &'static str, work: impl Future<Output
 }
 
 /// The handshake over two halves, without TLS.
-async fn over(stream: Box<dyn ByteStream>, machine: &mut Machine, timeouts: Timeouts) -> Result<(ReadHalf, WriteHalf), (Error, bool)> {
+async fn over(
+    stream: Box<dyn ByteStream>,
+    machine: &mut Machine,
+    timeouts: Timeouts,
+    round_trip: &mut Duration,
+) -> Result<(ReadHalf, WriteHalf), (Error, bool)> {
     let (mut r, mut w) = stream.split();
-    limited(timeouts.handshake, "handshake", drive(&mut r, &mut w, machine, Vec::new())).await.map_err(plain)??;
+    limited(timeouts.handshake, "handshake", drive(&mut r, &mut w, machine, Vec::new(), round_trip)).await.map_err(plain)??;
     Ok((r, w))
 }
 
 /// The handshake over a socket, with TLS where the plan has it.
-async fn shake<S>(stream: S, tls: Option<&Tls>, machine: &mut Machine, timeouts: Timeouts) -> Result<(ReadHalf, WriteHalf), (Error, bool)>
+async fn shake<S>(
+    stream: S,
+    tls: Option<&Tls>,
+    machine: &mut Machine,
+    timeouts: Timeouts,
+    round_trip: &mut Duration,
+) -> Result<(ReadHalf, WriteHalf), (Error, bool)>
 where
     S: AsyncRead + AsyncWrite + ByteStream + Unpin + 'static,
 {
@@ -129,7 +145,7 @@ where
         let mut stream = stream;
         let then = {
             let (mut r, mut w) = tokio::io::split(&mut stream);
-            drive(&mut r, &mut w, machine, Vec::new()).await?
+            drive(&mut r, &mut w, machine, Vec::new(), round_trip).await?
         };
         let (Then::StartTls, Some(tls)) = (then, tls) else {
             return Ok(Box::new(stream).split());
@@ -138,7 +154,7 @@ where
         let secured = secured.map_err(|e| plain(tls_error(e)))?;
         let (mut r, mut w) = split_any(secured).split();
         let first = machine.tls_started().map_err(plain)?;
-        drive(&mut r, &mut w, machine, first.send).await?;
+        drive(&mut r, &mut w, machine, first.send, round_trip).await?;
         Ok((r, w))
     };
     limited(timeouts.handshake, "handshake", work).await.map_err(plain)?
@@ -163,8 +179,8 @@ fn tls_error(e: std::io::Error) -> Error {
     }
 }
 
-/// Runs the machine until it is done or wants TLS.
-async fn drive<R, W>(r: &mut R, w: &mut W, machine: &mut Machine, first: Vec<u8>) -> Result<Then, (Error, bool)>
+/// Runs the machine until it is done or wants TLS. `round_trip` becomes the shortest wait for an answer.
+async fn drive<R, W>(r: &mut R, w: &mut W, machine: &mut Machine, first: Vec<u8>, round_trip: &mut Duration) -> Result<Then, (Error, bool)>
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
@@ -179,8 +195,12 @@ where
             };
             sent.await.map_err(|e| hung_up(machine, e))?;
         }
+        let asked = clock::now();
         bytes.resize(machine.wants(), 0);
         r.read_exact(&mut bytes).await.map_err(|e| hung_up(machine, e))?;
+        if !send.is_empty() {
+            *round_trip = (*round_trip).min(asked.elapsed());
+        }
         let step = machine.feed(&bytes).map_err(plain)?;
         send = step.send;
         if step.then != Then::More {

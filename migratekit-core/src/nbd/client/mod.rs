@@ -41,6 +41,7 @@ mod tls;
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -101,12 +102,19 @@ impl Client {
     async fn open(origin: Arc<Origin>, name: String, options: ConnectOptions) -> Result<Self> {
         check_options(&options)?;
         let mut plan = plan_of(&options);
+        let begin_more = |plan: &Plan, round_trip| {
+            let connections = options.connections_over(round_trip);
+            (connections > 1 && origin.can_repeat()).then(|| More::begin(&origin, plan, &options, connections - 1))
+        };
+        let begun = options.round_trip.and_then(|round_trip| begin_more(&plan, round_trip));
         let first = origin.open(plan.clone(), options.timeouts).await.map_err(|e| e.with("server", &name))?;
         plan.style = first.style;
-        let facts = first.facts.clone();
+        let (facts, round_trip) = (first.facts.clone(), first.round_trip);
         let mut opened = vec![first];
-        if options.connections > 1 && origin.can_repeat() && facts.has(transmission::CAN_MULTI_CONN) {
-            opened.extend(more_connections(&origin, &plan, &options, &facts).await.map_err(|e| e.with("server", &name))?);
+        if facts.has(transmission::CAN_MULTI_CONN)
+            && let Some(more) = begun.or_else(|| begin_more(&plan, round_trip))
+        {
+            opened.extend(more.gather(&facts).await.map_err(|e| e.with("server", &name))?);
         }
         let (mut lanes, mut queues) = (Vec::new(), Vec::new());
         for _ in &opened {
@@ -127,6 +135,7 @@ impl Client {
             lanes,
             bytes: Arc::new(Semaphore::new(usize::try_from(bytes_limit).unwrap_or(Semaphore::MAX_PERMITS))),
             bytes_limit,
+            round_trip,
             failed: OnceLock::new(),
         });
         Ok(Client { tasks: start(&core, opened, queues), core })
@@ -154,6 +163,18 @@ impl Client {
     #[must_use]
     pub fn connections(&self) -> usize {
         self.core.lanes.len()
+    }
+
+    /// Whether the server allows several connections that write as one.
+    #[must_use]
+    pub fn can_multi_conn(&self) -> bool {
+        self.core.facts.has(transmission::CAN_MULTI_CONN)
+    }
+
+    /// How long an answer was under way when the client connected: the shortest of the handshake's.
+    #[must_use]
+    pub fn round_trip(&self) -> Duration {
+        self.core.round_trip
     }
 
     /// How many times a connection broke so far. When it rises, writes acknowledged before and not flushed are in doubt.
@@ -205,6 +226,8 @@ impl Client {
         let options = ConnectOptions {
             uri: options.uri.with_export(name),
             connections: 1,
+            window: None,
+            round_trip: None,
             pass: None,
             want_ledger: false,
             contexts: Vec::new(),
@@ -262,29 +285,39 @@ fn start(core: &Arc<Core>, opened: Vec<Opened>, queues: Vec<UnboundedReceiver<Or
 }
 
 /// The further connections. One that cannot be made is done without; one that shows another export is an error.
-async fn more_connections(origin: &Arc<Origin>, plan: &Plan, options: &ConnectOptions, facts: &Negotiated) -> Result<Vec<Opened>> {
-    // A server that lets more connections wait than it serves must not hold up the one that stands.
-    let timeouts = Timeouts { handshake: options.timeouts.handshake.min(options.timeouts.connect), ..options.timeouts };
-    let mut scope = Scope::new();
-    let (done, mut results) = unbounded_channel();
-    for _ in 1..options.connections {
-        let (origin, plan, done) = (Arc::clone(origin), plan.clone(), done.clone());
-        scope.spawn(async move {
-            let _ = done.send(origin.open(plan, timeouts).await);
-        });
-    }
-    drop(done);
-    let mut opened = Vec::new();
-    while let Some(result) = results.recv().await {
-        match result {
-            Ok(more) => {
-                lane::same_export(facts, &more.facts)?;
-                opened.push(more);
-            }
-            Err(e) => tracing::debug!(fault = %e, "a further NBD connection could not be made; the client does without it"),
+struct More {
+    results: UnboundedReceiver<Result<Opened>>,
+    _dialling: Scope,
+}
+
+impl More {
+    fn begin(origin: &Arc<Origin>, plan: &Plan, options: &ConnectOptions, connections: usize) -> Self {
+        // A server that lets more connections wait than it serves must not hold up the one that stands.
+        let timeouts = Timeouts { handshake: options.timeouts.handshake.min(options.timeouts.connect), ..options.timeouts };
+        let mut dialling = Scope::new();
+        let (done, results) = unbounded_channel();
+        for _ in 0..connections {
+            let (origin, plan, done) = (Arc::clone(origin), plan.clone(), done.clone());
+            dialling.spawn(async move {
+                let _ = done.send(origin.open(plan, timeouts).await);
+            });
         }
+        More { results, _dialling: dialling }
     }
-    Ok(opened)
+
+    async fn gather(mut self, facts: &Negotiated) -> Result<Vec<Opened>> {
+        let mut opened = Vec::new();
+        while let Some(result) = self.results.recv().await {
+            match result {
+                Ok(more) => {
+                    lane::same_export(facts, &more.facts)?;
+                    opened.push(more);
+                }
+                Err(e) => tracing::debug!(fault = %e, "a further NBD connection could not be made; the client does without it"),
+            }
+        }
+        Ok(opened)
+    }
 }
 
 fn check_options(options: &ConnectOptions) -> Result<()> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::block::BoxFuture;
 use crate::error::Result;
-use crate::nbd::limits::{CONNECT_TIME, HANDSHAKE_TIME, MAX_CLIENT_BYTES, STALL_TIME};
+use crate::nbd::limits::{CONNECT_TIME, HANDSHAKE_TIME, LONG_WAY_RATE, MAX_CLIENT_BYTES, MAX_CLIENT_CONNECTIONS, STALL_TIME};
 use crate::nbd::stream::ByteStream;
 use crate::nbd::uri::Uri;
 
@@ -16,6 +16,11 @@ pub struct ConnectOptions {
     pub uri: Uri,
     /// Connections, 1 to 16; more than one only to a server that says CAN_MULTI_CONN. By default 4.
     pub connections: usize,
+    /// What one connection may have under way before it hears from the other side, in bytes, where something but TCP bounds it. Over a long
+    /// way as many more connections are made as [`LONG_WAY_RATE`](crate::nbd::limits::LONG_WAY_RATE) needs. `None`: no more.
+    pub window: Option<u32>,
+    /// How long the way is, where an earlier client of the same export has measured it: then all connections are made at the same time.
+    pub round_trip: Option<Duration>,
     /// The pass the writes belong to (a server of ours records it in its ledger): 1 to 64 of `[0-9a-zA-Z._-]`.
     pub pass: Option<String>,
     /// Asks for the server's ledger ([`super::Client::ledger`]).
@@ -41,6 +46,8 @@ impl ConnectOptions {
         ConnectOptions {
             uri,
             connections: 4,
+            window: None,
+            round_trip: None,
             pass: None,
             want_ledger: false,
             read_only: false,
@@ -50,6 +57,15 @@ impl ConnectOptions {
             reconnect: Reconnect::default(),
             bytes_in_flight: MAX_CLIENT_BYTES,
         }
+    }
+
+    /// How many connections to make over such a way: those asked for, or as many as carry [`LONG_WAY_RATE`] by windows of which half waits
+    /// to be given back.
+    pub(crate) fn connections_over(&self, round_trip: Duration) -> usize {
+        let Some(window) = self.window else { return self.connections };
+        let under_way = u128::from(LONG_WAY_RATE) * round_trip.as_micros() / 1_000_000;
+        let needed = under_way.div_ceil(u128::from(window / 2).max(1));
+        usize::try_from(needed).unwrap_or(MAX_CLIENT_CONNECTIONS).min(MAX_CLIENT_CONNECTIONS).max(self.connections)
     }
 
     /// One connection that is never made again: for a look at a server.
@@ -128,6 +144,18 @@ pub type Dialer = Arc<dyn Dial>;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_way_takes_as_many_connections_as_its_windows_need() {
+        let uri = Uri::tcp("oma", 10809, "disk");
+        let over = |connections, window, ms| {
+            let options = ConnectOptions { connections, window, ..ConnectOptions::new(uri.clone()) };
+            options.connections_over(Duration::from_millis(ms))
+        };
+        let window = Some(2 << 20);
+        assert_eq!([0, 1, 20, 50, 200, 60_000].map(|ms| over(2, window, ms)), [2, 2, 4, 8, 16, 16]);
+        assert_eq!((over(2, None, 200), over(9, window, 0)), (2, 9), "without a window, and never fewer than asked for");
+    }
 
     #[test]
     fn pauses_grow_and_stay_within_the_longest() {

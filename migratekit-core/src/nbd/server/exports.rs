@@ -117,16 +117,64 @@ impl Exports {
         Ok(())
     }
 
-    /// Finds what a client named, and checks its proof.
-    pub(super) fn find(&self, name: &str) -> Result<Found, Denied> {
-        let unknown = || (Refusal::Unknown, "this server has no such export".to_owned());
-        let (digest, plain) = match name.strip_prefix(DIGEST_NAME_PREFIX) {
-            None => (None, name),
-            Some(rest) => {
-                let (size, plain) = rest.split_once(':').ok_or_else(unknown)?;
-                (Some(size.parse().map_err(|_| unknown())?), plain)
+    /// The names that a client is shown.
+    pub(super) async fn shown_names(&self, record: &Record) -> Vec<String> {
+        let names = self.names();
+        let Some(view) = &record.view else { return names };
+        let mut shown = Vec::new();
+        for name in names {
+            match view.shows(&name, None).await {
+                Ok(true) => shown.push(name),
+                Ok(false) => {}
+                Err(error) => tracing::warn!(client = %record.peer, %error, "whose an export is cannot be told; it is not listed"),
             }
+        }
+        shown
+    }
+
+    /// Asks a client's view about the name it gave, before anything is looked up: what it is not shown does not exist for it.
+    async fn ask_view(&self, name: &str, record: &Record) -> Result<(), Denied> {
+        let Some(view) = &record.view else { return Ok(()) };
+        let (_, plain) = without_digest(name)?;
+        let (export, job) = match Token::parse(plain) {
+            Some(token) if !self.lock().contains_key(plain) => (token.volume, Some(token.job)),
+            _ => (plain, None),
         };
+        match view.shows(export, job).await {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                if self.lock().contains_key(export) {
+                    view.foreign(export);
+                }
+                Err(unknown())
+            }
+            Err(error) => Err(platform(export, &error)),
+        }
+    }
+
+    /// See [`super::Server::review`].
+    pub(super) async fn review(&self) {
+        let mut ended = Vec::new();
+        for record in self.registry.all() {
+            let (Some(view), Some(binding)) = (record.view.clone(), record.binding().clone()) else { continue };
+            let job = binding.claim.as_ref().map(|(_, job)| job.as_str());
+            match view.shows(&binding.entry.name, job).await {
+                Ok(true) => {}
+                Ok(false) => ended.push(record),
+                Err(error) => tracing::warn!(client = %record.peer, %error, "whose an export is cannot be told; its connection goes on"),
+            }
+        }
+        close(&ended).await;
+    }
+
+    /// Finds what a client named, and checks its proof.
+    pub(super) async fn find(&self, name: &str, record: &Record) -> Result<Found, Denied> {
+        self.ask_view(name, record).await?;
+        self.look_up(name)
+    }
+
+    fn look_up(&self, name: &str) -> Result<Found, Denied> {
+        let (digest, plain) = without_digest(name)?;
         let found = |entry, claim| Found { entry, name: name.to_owned(), claim, digest };
         let entries = self.lock();
         if let Some(entry) = entries.get(plain) {
@@ -175,6 +223,8 @@ impl Exports {
         let read_only = found.digest.is_some() || export.disk().info().read_only;
         let claim = found.claim.as_ref().map(|c| (c.epoch, c.job.clone()));
         self.bind(record, Binding { entry: Arc::clone(entry), writer: !read_only, claim })?;
+        // Again: an assignment that ended before a review could see this binding.
+        self.ask_view(&found.name, record).await?;
         if let (Some(claim), None) = (&found.claim, found.digest) {
             let older = self.registry.bound(entry, |b| b.claim.as_ref().is_some_and(|(epoch, _)| *epoch < claim.epoch));
             close(&older).await;
@@ -196,6 +246,17 @@ impl Exports {
         *record.binding() = Some(binding);
         Ok(())
     }
+}
+
+fn unknown() -> Denied {
+    (Refusal::Unknown, "this server has no such export".to_owned())
+}
+
+/// The block size of the digests a name asks for, if it does, and the rest of the name.
+fn without_digest(name: &str) -> Result<(Option<u32>, &str), Denied> {
+    let Some(rest) = name.strip_prefix(DIGEST_NAME_PREFIX) else { return Ok((None, name)) };
+    let (size, plain) = rest.split_once(':').ok_or_else(unknown)?;
+    Ok((Some(size.parse().map_err(|_| unknown())?), plain))
 }
 
 fn not_fenced(claim: &Claim, highest: u64) -> Result<(), Denied> {

@@ -106,7 +106,7 @@ impl Server {
             };
             ends.retain(|end| !end.is_cancelled());
             match accepted {
-                Ok((stream, client)) => match self.begin(stream, client, drain.clone()) {
+                Ok((stream, client)) => match self.begin(stream, client.into(), drain.clone()) {
                     Ok(running) => ends.push(running.detach()),
                     Err(e) => tracing::warn!(error = %e, "a connection is refused"),
                 },

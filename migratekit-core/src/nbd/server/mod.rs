@@ -11,13 +11,14 @@
 //!
 //! - It starts with an empty list; exports are added and removed while clients work. Removal is refused while a client that may
 //!   write is connected, unless forced; when it returns, no request of a closed connection is under way any more.
+//! - A client that has a [`View`] learns of no other exports, by name or by LIST.
 //! - On a fenced export ([`Server::add_fenced`]) a connection of a higher epoch is answered only after the last request of every
 //!   lower one has ended. See [`super::epoch`].
 //! - Completed writes are seen by every later read, on every connection (the disk's promise); a FLUSH covers them all.
 //! - Every bound of [`Limits`] holds whatever clients do; a client that stands still never holds others for long.
 //! - Requests begun are finished: neither a lost connection, nor a removal, nor a shutdown drops one half way.
 //!
-//! What it does not do: authenticate beyond TLS certificates and epochs, serve oldstyle, resize, or use extended headers.
+//! What it does not do: authenticate beyond TLS certificates and epochs (who hands in a stream says who it is), serve oldstyle, resize, or use extended headers.
 
 mod budget;
 mod config;
@@ -34,6 +35,7 @@ mod registry;
 mod reply;
 mod session;
 mod status;
+mod visitor;
 mod work;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -41,6 +43,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub use self::config::{Limits, ServerConfig};
 pub use self::listen::Listener;
 pub use self::registry::ConnectionStatus;
+pub use self::visitor::{View, Visitor};
 use super::epoch::EpochKey;
 use super::export::Export;
 use super::stream::ByteStream;
@@ -127,12 +130,19 @@ impl Server {
         self.inner.budget.used()
     }
 
-    /// Serves one stream until its end; `client` says in words who it is. Dropping the future closes the connection, and its
-    /// requests under way still end.
+    /// Closes who is connected to an export that its [`View`] does not show any more; to be called when an assignment has ended.
+    /// Returns when the last request of the closed connections has ended, however long the disk takes for it. Who opens one meanwhile
+    /// asks its view again after it was bound, so that nobody slips through. Where a view cannot tell, the connection goes on.
+    pub async fn review(&self) {
+        self.inner.exports.review().await;
+    }
+
+    /// Serves one stream until its end, and the end of its last request; `client` says who it is ([`Visitor`], or a text). Dropping the
+    /// future closes the connection, and its requests under way still end.
     ///
     /// # Errors
     /// Why the connection ended otherwise than by the client's or the server's wish.
-    pub async fn handle(&self, stream: Box<dyn ByteStream>, client: impl Into<String>) -> Result<()> {
+    pub async fn handle(&self, stream: Box<dyn ByteStream>, client: impl Into<Visitor>) -> Result<()> {
         self.begin(stream, client.into(), self.inner.shutdown.child_token())?.wait().await
     }
 
@@ -149,13 +159,10 @@ impl Server {
     }
 
     /// Starts a connection in a task of its own; it drains when `drain` is cancelled.
-    fn begin(&self, stream: Box<dyn ByteStream>, client: String, drain: CancellationToken) -> Result<connection::Running> {
-        let full =
-            |client: &str| Error::new(ErrorKind::Busy, "accept a connection", "the server serves as many as it may").with("client", client);
+    fn begin(&self, stream: Box<dyn ByteStream>, client: Visitor, drain: CancellationToken) -> Result<connection::Running> {
+        let full = Error::new(ErrorKind::Busy, "accept a connection", "the server serves as many as it may").with("client", &client.name);
         let most = self.inner.config.limits.connections;
-        let Some(registered) = self.inner.exports.registry.enter(client.clone(), drain, most) else {
-            return Err(full(&client));
-        };
+        let registered = self.inner.exports.registry.enter(client, drain, most).ok_or(full)?;
         let (running, task) = connection::prepare(Arc::clone(&self.inner), stream, registered);
         self.inner.tasks.lock().unwrap_or_else(PoisonError::into_inner).spawn(task);
         Ok(running)

@@ -64,7 +64,7 @@ impl<'a> Negotiation<'a> {
                 Action::Close(why) => return Err(self.broke(why)),
                 Action::StartTls(bytes) => self = self.start_tls(&bytes).await?,
                 Action::List => {
-                    let names = self.server.exports.names();
+                    let names = self.server.exports.shown_names(self.record).await;
                     self.send(&self.machine.list(&names)).await?;
                 }
                 Action::Meta { query, set } => self.meta(&query, set).await?,
@@ -95,7 +95,7 @@ impl<'a> Negotiation<'a> {
 
     async fn meta(&mut self, query: &MetaQuery, set: bool) -> Result<()> {
         let code = if set { option::SET_META_CONTEXT } else { option::LIST_META_CONTEXT };
-        let reply = match self.facts(&query.export) {
+        let reply = match facts(self.server, self.record, &query.export).await {
             Ok(facts) => self.machine.meta(query, set, &facts),
             Err((refusal, why)) => self.machine.refuse(code, refusal, &why),
         };
@@ -105,7 +105,7 @@ impl<'a> Negotiation<'a> {
     /// Answers INFO and GO; a success of GO gives the session.
     async fn info(&mut self, request: &InfoRequest, go: bool) -> Result<Option<Opened>> {
         let code = if go { option::GO } else { option::INFO };
-        let answer = match self.facts(&request.name) {
+        let answer = match facts(self.server, self.record, &request.name).await {
             Ok(facts) => {
                 let (bytes, accepted) = self.machine.info(request, go, &facts);
                 if go && accepted {
@@ -134,22 +134,13 @@ impl<'a> Negotiation<'a> {
         let denied = |(_, why): Denied| {
             Error::new(ErrorKind::Denied, "serve a connection", why).with("client", &self.record.peer).with("export", without_proof(name))
         };
-        let facts = self.facts(name).map_err(denied)?;
+        let facts = facts(self.server, self.record, name).await.map_err(denied)?;
         let Some(bytes) = self.machine.export_name(&facts) else {
             return Err(denied((Refusal::Policy, "a client that cannot learn the block size may not use it".to_owned())));
         };
         let opened = admit(self.server, self.record, self.machine.pass(name), &facts).await.map_err(denied)?;
         self.send(&bytes).await?;
         Ok(opened)
-    }
-
-    /// What is told of an export.
-    fn facts(&self, name: &str) -> Result<Facts, Denied> {
-        if self.record.drain.is_cancelled() {
-            return Err((Refusal::Shutdown, "the server is shutting down".to_owned()));
-        }
-        let found = self.server.exports.find(name)?;
-        Exports::facts(&found, self.server.config.limits.payload)
     }
 
     async fn send(&mut self, bytes: &[u8]) -> Result<()> {
@@ -185,9 +176,18 @@ impl<'a> Negotiation<'a> {
     }
 }
 
+/// What is told of an export.
+async fn facts(server: &Inner, record: &Record, name: &str) -> Result<Facts, Denied> {
+    if record.drain.is_cancelled() {
+        return Err((Refusal::Shutdown, "the server is shutting down".to_owned()));
+    }
+    let found = server.exports.find(name, record).await?;
+    Exports::facts(&found, server.config.limits.payload)
+}
+
 /// Opens an export for a connection; on a refusal the connection is bound to nothing.
 async fn admit(server: &Inner, record: &Arc<Record>, pass: Option<&str>, facts: &Facts) -> Result<Opened, Denied> {
-    let found = server.exports.find(&facts.name)?;
+    let found = server.exports.find(&facts.name, record).await?;
     let admitted = server.exports.admit(&found, pass, record).await.inspect_err(|_| *record.binding() = None)?;
     Ok(Opened { admitted, facts: facts.clone(), extents: server.config.limits.status_extents })
 }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde::Serialize;
 
 use super::exports::Entry;
+use super::visitor::{View, Visitor};
 use crate::clock::{self, Instant};
 use crate::task::CancellationToken;
 
@@ -47,6 +48,8 @@ pub(super) struct Binding {
 pub(super) struct Record {
     pub(super) id: u64,
     pub(super) peer: String,
+    /// What it is shown; `None`: everything.
+    pub(super) view: Option<Arc<dyn View>>,
     /// Close at once.
     pub(super) kill: CancellationToken,
     /// Answer what is under way, then close.
@@ -100,7 +103,7 @@ impl Registry {
     }
 
     /// Takes a connection, unless there are `most` already.
-    pub(super) fn enter(self: &Arc<Self>, peer: String, drain: CancellationToken, most: u32) -> Option<Registered> {
+    pub(super) fn enter(self: &Arc<Self>, client: Visitor, drain: CancellationToken, most: u32) -> Option<Registered> {
         let mut records = self.lock();
         if records.1.len() >= usize::try_from(most).unwrap_or(usize::MAX) {
             return None;
@@ -108,8 +111,9 @@ impl Registry {
         records.0 += 1;
         let record = Arc::new(Record {
             id: records.0,
-            peer,
-            kill: CancellationToken::new(),
+            peer: client.name,
+            view: client.view,
+            kill: client.gone.child_token(),
             drain,
             done: CancellationToken::new(),
             requests: AtomicU64::new(0),

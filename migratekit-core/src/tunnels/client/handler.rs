@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use russh::client::{ChannelOpenHandle, Handler, Msg, Session};
+use russh::client::{ChannelOpenHandle, DisconnectReason, Handler, Msg, Session};
 use russh::keys::PublicKeyOrCertificate;
 use russh::{Channel, ChannelId};
 
 use super::ReverseHandler;
-use crate::task::Scope;
+use crate::task::{CancellationToken, Scope};
 use crate::tunnels::channels::{Broken, Channels};
 use crate::tunnels::keys::{Fingerprint, PublicKey};
 
@@ -22,6 +22,10 @@ pub(super) struct Shared {
     pub(super) listening: Mutex<HashMap<u16, ReverseHandler>>,
     /// The tasks that serve it; empty once the connection is dropped.
     pub(super) tasks: Mutex<Scope>,
+    /// Why it ended, when that is known.
+    pub(super) why: OnceLock<String>,
+    /// Cancelled at its end.
+    pub(super) ended: CancellationToken,
 }
 
 impl Shared {
@@ -37,6 +41,7 @@ pub(super) struct Connection(pub(super) Arc<Shared>);
 impl Drop for Connection {
     fn drop(&mut self) {
         self.0.channels.end();
+        self.0.ended.cancel();
     }
 }
 
@@ -53,6 +58,15 @@ impl Handler for Connection {
         }
         let _ = self.0.found.set(found);
         Ok(false)
+    }
+
+    async fn disconnected(&mut self, reason: DisconnectReason<Broken>) -> Result<(), Broken> {
+        let (why, end) = match reason {
+            DisconnectReason::ReceivedDisconnect(_) => ("the server closed the connection".to_owned(), Ok(())),
+            DisconnectReason::Error(e) => (e.to_string(), Err(e)),
+        };
+        let _ = self.0.why.set(why);
+        end
     }
 
     async fn channel_open_confirmation(&mut self, id: ChannelId, _packet: u32, _window: u32, session: &mut Session) -> Result<(), Broken> {

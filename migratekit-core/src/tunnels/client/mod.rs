@@ -25,7 +25,7 @@ use super::{USER, limits};
 use crate::block::BoxFuture;
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
-use crate::task::Scope;
+use crate::task::{CancellationToken, Scope};
 
 const CONNECT: &str = "connect to the tunnel";
 const OPEN: &str = "open a stream through the tunnel";
@@ -52,6 +52,8 @@ pub struct ClientOptions {
     pub connect_time: Duration,
     /// [`limits::REKEY_BYTES`]; more is not taken.
     pub rekey_bytes: usize,
+    /// [`limits::SILENCE`].
+    pub silence: Duration,
 }
 
 impl ClientOptions {
@@ -67,6 +69,7 @@ impl ClientOptions {
             keepalive: limits::KEEPALIVE,
             connect_time: limits::CONNECT_TIME,
             rekey_bytes: limits::REKEY_BYTES,
+            silence: limits::SILENCE,
         }
     }
 }
@@ -155,6 +158,8 @@ impl Client {
             channels,
             listening: Mutex::default(),
             tasks: Mutex::new(Scope::new()),
+            why: OnceLock::new(),
+            ended: CancellationToken::new(),
         });
         let connection = Connection(Arc::clone(&shared));
         let begun = russh::client::connect_stream(Arc::clone(&self.config), transport, connection).await;
@@ -167,6 +172,16 @@ impl Client {
                 .with("user", &self.options.user)
                 .with("key", self.options.key.public().fingerprint()));
         }
+        let (watched, seen, silence) = (Arc::clone(&control), Arc::clone(&shared), self.options.silence);
+        shared.tasks.lock().unwrap_or_else(PoisonError::into_inner).spawn(async move {
+            tokio::select! {
+                () = seen.ended.cancelled() => {}
+                () = watched.silent(silence) => {
+                    let _ = seen.why.set("nothing came from the server for too long".to_owned());
+                    watched.cut();
+                }
+            }
+        });
         Ok(Link { handle, shared, control })
     }
 
@@ -297,6 +312,17 @@ impl Link {
         asked
             .ok_or_else(|| fail(ErrorKind::Timeout, "no answer within the deadline"))?
             .map_err(|e| fail(ErrorKind::Unreachable, "the connection broke").with_source(e))
+    }
+
+    /// Ends with the connection; says why, as far as that is known.
+    pub async fn ended(&self) -> Option<String> {
+        self.shared.ended.cancelled().await;
+        self.shared.why.get().cloned()
+    }
+
+    /// How long it lives, for how long nothing came from the server, and how many channels are open.
+    pub(super) fn account(&self) -> (Duration, Duration, usize) {
+        (self.control.age(), self.control.silence(), self.shared.channels.open())
     }
 
     /// Whether the connection is gone.

@@ -2,14 +2,16 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use russh::server::Handle;
 
-use super::Peer;
 use super::census::{Census, Place};
+use super::{Account, Event, Inner, Peer};
 use crate::task::{CancellationToken, Scope};
 use crate::tunnels::channels::Channels;
+use crate::tunnels::probe::Probed;
 use crate::tunnels::transport::Control;
 
 /// See the [module documentation](self).
@@ -19,6 +21,8 @@ pub(super) struct Live {
     pub(super) channels: Arc<Channels>,
     /// Set by the login.
     pub(super) peer: OnceLock<Peer>,
+    /// Whether [`super::Event::Connected`] was told.
+    pub(super) told: AtomicBool,
     /// Cancelled by the login.
     pub(super) logged_in: CancellationToken,
     /// Cancelled when the connection and all its streams have ended.
@@ -29,7 +33,14 @@ pub(super) struct Live {
     pub(super) handle: OnceLock<Handle>,
     /// The handlers of its streams.
     pub(super) tasks: Mutex<Scope>,
-    place: Mutex<Place>,
+    /// The VMA process at the other end, as its hello told.
+    pub(super) instance: OnceLock<String>,
+    /// What came of the monitor's questions.
+    pub(super) probed: Mutex<Probed>,
+    /// Why it was cut from here.
+    pub(super) why: OnceLock<String>,
+    /// `None` when it gave it up before its end.
+    place: Mutex<Option<Place>>,
     census: Arc<Mutex<Census>>,
 }
 
@@ -56,29 +67,74 @@ impl Live {
             control,
             channels,
             peer: OnceLock::new(),
+            told: AtomicBool::new(false),
             logged_in: CancellationToken::new(),
             done: CancellationToken::new(),
             listening: Mutex::default(),
             handle: OnceLock::new(),
             tasks: Mutex::new(Scope::new()),
-            place: Mutex::new(place),
+            instance: OnceLock::new(),
+            probed: Mutex::default(),
+            why: OnceLock::new(),
+            place: Mutex::new(Some(place)),
             census,
         }
     }
 
     /// The peer showed its key. `false`: there are as many connections of it as may be.
     pub(super) fn login(&self, peer: Peer, bounds: &super::Bounds) -> bool {
-        let mut place = lock(&self.place);
-        let Some(new) = lock(&self.census).login(&place, peer.key.fingerprint(), bounds) else { return false };
-        *place = new;
+        {
+            let mut place = lock(&self.place);
+            let Some(old) = place.as_ref() else { return false };
+            let Some(new) = lock(&self.census).login(old, peer.key.fingerprint(), bounds) else { return false };
+            *place = Some(new);
+        }
         let _ = self.peer.set(peer);
         self.logged_in.cancel();
         true
+    }
+
+    /// Counts no more, from now on and not only from its end.
+    pub(super) fn leave(&self) {
+        if let Some(place) = lock(&self.place).take() {
+            lock(&self.census).leave(&place);
+        }
+    }
+
+    /// What is known of it.
+    pub(super) fn account(&self) -> Account {
+        Account {
+            age: self.control.age(),
+            silence: self.control.silence(),
+            moved: self.control.moved(),
+            channels: self.channels.open(),
+            probed: *lock(&self.probed),
+        }
+    }
+
+    /// Cuts it, because its peer seems to be dead.
+    pub(super) fn give_up(&self, server: &Inner, why: impl Into<String>) {
+        let why = why.into();
+        if let Some(peer) = self.peer.get() {
+            server.saw(&Event::GivenUp { peer: peer.clone(), why: why.clone(), account: self.account() });
+        }
+        let _ = self.why.set(why);
+        self.control.cut();
+    }
+
+    /// Cuts it, because a newer one takes its place.
+    pub(super) fn give_way(&self, server: &Inner) {
+        if let Some(peer) = self.peer.get() {
+            server.saw(&Event::Superseded { peer: peer.clone(), account: self.account() });
+        }
+        let _ = self.why.set("a newer connection of the same VMA took its place".to_owned());
+        self.leave();
+        self.control.cut();
     }
 }
 
 impl Drop for Live {
     fn drop(&mut self) {
-        lock(&self.census).leave(&lock(&self.place));
+        self.leave();
     }
 }

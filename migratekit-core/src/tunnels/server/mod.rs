@@ -1,7 +1,9 @@
 //! The server: the OMA's side.
 //!
 //! ```text
-//!  listener ─▶ census (how many, from where) ─▶ run: transport + russh session, within the login's time
+//!  listener ─▶ census (how many, from where) ─▶ first byte: TLS ─▶ TlsHandler, within TLS_TIME
+//!                                                │
+//!                                                ▼ SSH: run: transport + russh session, within the login's time
 //!                                                └─ handler: keys ─▶ KeySource; wishes ─▶ policy; streams ─▶ StreamHandler
 //! ```
 //!
@@ -9,12 +11,19 @@
 //! connections of a key and returns when all that is over: what is recorded afterwards is true.
 
 mod census;
+mod event;
 mod handler;
 mod live;
+mod other;
+mod sockets;
+#[cfg(test)]
+mod strangers;
+mod talk;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -22,13 +31,17 @@ use tokio::net::{TcpListener, TcpStream};
 
 pub use self::census::Bounds;
 use self::census::{Census, Place};
+pub use self::event::{Account, Event, Observer, Peer};
 use self::handler::Connection;
 use self::live::{Live, lock};
+pub use self::other::TlsHandler;
+use self::sockets::Sockets;
 use super::algorithms::{PREFERRED, rekey};
 use super::channels::{Broken, Channels, hello};
+use super::hello::{Dialect, HELLO_PORT};
 use super::keys::{PrivateKey, PublicKey};
 use super::limits;
-use super::policy::Refusal;
+use super::probe::Probing;
 use super::stream::TunnelStream;
 use super::transport::{Control, Transport};
 use super::{Fingerprint, Vma};
@@ -53,79 +66,6 @@ pub trait StreamHandler: Send + Sync {
     fn serve(&self, stream: TunnelStream, peer: Peer, end: CancellationToken) -> BoxFuture<'static, ()>;
 }
 
-/// Who is at the other end of a connection.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Peer {
-    /// The VMA, as the [`KeySource`] knows it.
-    pub vma: Arc<Vma>,
-    /// The key it showed.
-    pub key: PublicKey,
-    /// Where it came from.
-    pub address: SocketAddr,
-}
-
-impl fmt::Display for Peer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} at {}", self.vma.name, self.address)
-    }
-}
-
-/// What happened: for the log, the audit, and tests.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub enum Event {
-    /// A key that may not come in, or a name other than [`super::USER`].
-    KeyRefused {
-        /// Where from.
-        address: SocketAddr,
-        /// The key, when it was of the kind we take.
-        key: Option<PublicKey>,
-        /// The user's name, as it was given.
-        user: String,
-    },
-    /// The key has as many connections as it may.
-    TooMany {
-        /// Whose.
-        peer: Peer,
-    },
-    /// A VMA is connected.
-    Connected {
-        /// Which.
-        peer: Peer,
-    },
-    /// A VMA asked for something that it does not get.
-    Refused {
-        /// Which.
-        peer: Peer,
-        /// What it asked for.
-        wish: String,
-        /// Why not.
-        why: Refusal,
-    },
-    /// A connection is cut because its key was revoked.
-    Revoked {
-        /// Whose.
-        peer: Peer,
-    },
-    /// A connection ended.
-    Disconnected {
-        /// Whose; `None`: it had not shown a key.
-        peer: Option<Peer>,
-        /// Where from.
-        address: SocketAddr,
-        /// Why, if not by the peer's wish.
-        why: Option<String>,
-    },
-    /// A connection was closed at once: there are too many.
-    Crowded {
-        /// Where from.
-        address: SocketAddr,
-    },
-}
-
-/// Hears of every [`Event`]; must not wait.
-pub type Observer = Arc<dyn Fn(&Event) + Send + Sync>;
-
 /// What a server is told.
 #[derive(Clone)]
 pub struct ServerOptions {
@@ -135,6 +75,8 @@ pub struct ServerOptions {
     pub keys: Arc<dyn KeySource>,
     /// What is served, by port.
     pub handlers: BTreeMap<u16, Arc<dyn StreamHandler>>,
+    /// Serves connections that begin with TLS; none: all are taken for SSH at once.
+    pub other: Option<Arc<dyn TlsHandler>>,
     /// Hears what happens, besides the log.
     pub observer: Option<Observer>,
     /// The bounds.
@@ -147,6 +89,14 @@ pub struct ServerOptions {
     pub key_look: Duration,
     /// [`limits::REKEY_BYTES`]; more is not taken.
     pub rekey_bytes: usize,
+    /// What it says in its hello.
+    pub speaks: Dialect,
+    /// When VMAs of ours are asked whether they live.
+    pub probing: Probing,
+    /// [`limits::SILENCE`].
+    pub silence: Duration,
+    /// Whether a VMA's own port is a listening socket on the loopback too, for other processes. Off, only [`Server::open`] leads there.
+    pub sockets: bool,
 }
 
 impl ServerOptions {
@@ -157,12 +107,17 @@ impl ServerOptions {
             host_key,
             keys,
             handlers: BTreeMap::new(),
+            other: None,
             observer: None,
             bounds: Bounds::default(),
             keepalive: limits::KEEPALIVE,
             login_time: limits::LOGIN_TIME,
             key_look: limits::KEY_LOOK,
             rekey_bytes: limits::REKEY_BYTES,
+            speaks: Dialect::default(),
+            probing: Probing::default(),
+            silence: limits::SILENCE,
+            sockets: false,
         }
     }
 
@@ -192,10 +147,17 @@ struct Inner {
     keys: Arc<dyn KeySource>,
     handlers: BTreeMap<u16, Arc<dyn StreamHandler>>,
     ports: Vec<u16>,
+    other: Option<Arc<dyn TlsHandler>>,
     observer: Option<Observer>,
     bounds: Bounds,
     login_time: Duration,
     key_look: Duration,
+    speaks: Dialect,
+    probing: Probing,
+    silence: Duration,
+    /// For how long a connection has been silent that may have to make room for another of its key: a living one answers the keepalives.
+    stale: Duration,
+    sockets: Option<Sockets>,
     census: Arc<Mutex<Census>>,
     connections: Mutex<Vec<Arc<Live>>>,
 }
@@ -206,6 +168,12 @@ impl Inner {
         if let Some(observer) = &self.observer {
             observer(event);
         }
+    }
+
+    /// Who holds `key`, as far as that can be told in time.
+    async fn holder(&self, key: &PublicKey) -> Result<Option<Vma>> {
+        let late = || Error::new(ErrorKind::Timeout, "ask who holds a key", "the source of keys did not answer in time");
+        clock::within(limits::KEY_ANSWER, self.keys.holder(key)).await.unwrap_or_else(|| Err(late()))
     }
 
     fn live(&self, which: impl Fn(&Peer) -> bool) -> Vec<Arc<Live>> {
@@ -241,12 +209,18 @@ impl Server {
             config: Arc::new(config),
             fingerprint: options.host_key.public().fingerprint(),
             keys: options.keys,
-            ports: options.handlers.keys().copied().collect(),
+            ports: options.handlers.keys().copied().chain([HELLO_PORT]).collect(),
             handlers: options.handlers,
+            other: options.other,
             observer: options.observer,
             bounds: options.bounds,
             login_time: options.login_time,
             key_look: options.key_look,
+            speaks: options.speaks,
+            probing: options.probing,
+            silence: options.silence,
+            stale: options.keepalive.saturating_add(options.keepalive / 2),
+            sockets: options.sockets.then(Sockets::default),
             census: Arc::default(),
             connections: Mutex::default(),
         };
@@ -279,7 +253,7 @@ impl Server {
                     match entered {
                         Some(place) => {
                             let (inner, token) = (Arc::clone(&self.inner), tasks.token().clone());
-                            tasks.spawn(async move { run(inner, socket, address, place, token).await });
+                            tasks.spawn(async move { other::begin(inner, socket, address, place, token).await });
                         }
                         None => self.inner.saw(&Event::Crowded { address }),
                     }
@@ -292,13 +266,23 @@ impl Server {
             }
         }
         drop(listener);
-        tasks.close().await
+        let end = tasks.close().await;
+        if let Some(sockets) = &self.inner.sockets {
+            sockets.close().await;
+        }
+        end
     }
 
     /// The VMAs that are connected, one entry for each connection.
     #[must_use]
     pub fn connected(&self) -> Vec<Peer> {
         self.inner.live(|_| true).iter().filter_map(|live| live.peer.get().cloned()).collect()
+    }
+
+    /// The VMAs that are connected, one entry for each connection, each with the time since something came from it.
+    #[must_use]
+    pub fn heard(&self) -> Vec<(Peer, Duration)> {
+        self.inner.live(|_| true).iter().filter_map(|live| Some((live.peer.get()?.clone(), live.control.silence()))).collect()
     }
 
     /// Cuts the connections of `key`, and returns when they and the handlers of their streams have ended. That the key does not come in
@@ -328,8 +312,13 @@ impl Server {
     /// [`ErrorKind::Unreachable`] when the VMA is not connected or does not listen; [`ErrorKind::Denied`] when it refuses;
     /// [`ErrorKind::Busy`] when the connection has as many channels as it may; [`ErrorKind::Timeout`].
     pub async fn open(&self, vma: &str) -> Result<TunnelStream> {
-        let fail = |kind, message: &'static str| Error::new(kind, "open a stream to a VMA", message).with("vma", vma);
-        let listening = self.inner.live(|peer| peer.vma.name == vma).into_iter().find_map(|live| {
+        self.open_to(|peer| peer.vma.name == vma).await.map_err(|e| e.with("vma", vma))
+    }
+
+    /// As [`Server::open`], to the newest connection that listens: an older one may be dead already.
+    async fn open_to(&self, which: impl Fn(&Peer) -> bool) -> Result<TunnelStream> {
+        let fail = |kind, message: &'static str| Error::new(kind, "open a stream to a VMA", message);
+        let listening = self.inner.live(which).into_iter().rev().find_map(|live| {
             let (address, port) = lock(&live.listening).first().cloned()?;
             Some((live.handle.get()?.clone(), address, port, live))
         });
@@ -364,7 +353,7 @@ impl Server {
                 if seen.iter().any(|(key, _)| *key == peer.key) {
                     continue;
                 }
-                let holds = match self.inner.keys.holder(&peer.key).await {
+                let holds = match self.inner.holder(&peer.key).await {
                     Ok(holder) => holder.as_ref() == Some(&*peer.vma),
                     Err(error) => {
                         tracing::warn!(%error, %peer, "whether a key still holds cannot be told; its connections go on");
@@ -378,24 +367,28 @@ impl Server {
     }
 }
 
-/// One connection, from the accepted socket to the end of its last stream.
+/// One connection of SSH, from the accepted socket to the end of its last stream.
 async fn run(server: Arc<Inner>, socket: TcpStream, address: SocketAddr, place: Place, cancel: CancellationToken) {
     // A peer that is gone already is found out by the handshake.
     let _ = socket.set_nodelay(true);
-    let control = Arc::new(Control::default());
+    let (control, out) = (Arc::new(Control::default()), place.out());
     let channels = Channels::new(Arc::clone(&control), server.bounds.channels);
     let _cut = CutOnDrop(Arc::clone(&control), Arc::clone(&channels));
     let live = Arc::new(Live::new(address, Arc::clone(&control), Arc::clone(&channels), place, Arc::clone(&server.census)));
     lock(&server.connections).push(Arc::clone(&live));
-    let end = session(&server, &live, Transport::new(socket, control), &cancel).await;
+    let end = session(&server, &live, Transport::new(socket, control), (&cancel, &out)).await;
+    let silence = live.control.silence();
     channels.end();
+    server.listens_no_more(&live);
     let tasks = std::mem::take(&mut *lock(&live.tasks));
     if let Err(error) = tasks.close().await {
         tracing::error!(%error, "a handler of a stream failed");
     }
     lock(&server.connections).retain(|other| !Arc::ptr_eq(other, &live));
-    let why = end.err().filter(|why| !is_leave(why)).map(|why| why.to_string());
-    server.saw(&Event::Disconnected { peer: live.peer.get().cloned(), address, why });
+    let why = live.why.get().cloned().or_else(|| end.err().filter(|why| !is_leave(why)).map(|why| why.to_string()));
+    // Who was never told to have come is not told to have gone.
+    let peer = live.peer.get().filter(|_| live.told.load(Ordering::SeqCst)).cloned();
+    server.saw(&Event::Disconnected { peer, address, why, silence });
     live.done.cancel();
 }
 
@@ -416,13 +409,20 @@ fn is_leave(why: &Broken) -> bool {
 }
 
 /// The session, to its end.
-async fn session(server: &Arc<Inner>, live: &Arc<Live>, transport: Transport<TcpStream>, cancel: &CancellationToken) -> Result<(), Broken> {
+async fn session(
+    server: &Arc<Inner>,
+    live: &Arc<Live>,
+    transport: Transport<TcpStream>,
+    (cancel, out): (&CancellationToken, &CancellationToken),
+) -> Result<(), Broken> {
     let handler = Connection { server: Arc::clone(server), live: Arc::clone(live) };
     let late = || Broken::Peer("the login took too long");
+    let crowded = || Broken::Peer("others came, and its source had more connections without a key than any other");
     let deadline = clock::now() + server.login_time;
     let begin = russh::server::run_stream(Arc::clone(&server.config), transport, handler);
     let running = tokio::select! {
         () = cancel.cancelled() => return Ok(()),
+        () = out.cancelled() => return Err(crowded()),
         begun = tokio::time::timeout_at(deadline, begin) => begun.map_err(|_| late())??,
     };
     let _ = live.handle.set(running.handle());
@@ -431,7 +431,9 @@ async fn session(server: &Arc<Inner>, live: &Arc<Live>, transport: Transport<Tcp
     tokio::select! {
         ended = &mut running => return ended,
         () = cancel.cancelled() => {}
+        () = out.cancelled() => end = Err(crowded()),
         () = login_missed(live, deadline) => end = Err(late()),
+        () = live.control.silent(server.silence) => live.give_up(server, "nothing came from the VMA for too long"),
     }
     live.control.cut();
     let _ = running.await;
