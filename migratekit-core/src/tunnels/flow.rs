@@ -2,7 +2,7 @@
 //!
 //! russh gives the peer its window back when a packet **arrives**, not when the consumer took it, so the window of SSH does not bound
 //! what a stopped consumer makes us hold. Between two ends of ours a second window does: the sender spends [`Credit`], the receiver
-//! gives it back as the consumer takes bytes (a message beside the data, see [`super::stream`]). Bytes are counted and not packets,
+//! gives it back as the consumer takes bytes (a message beside the data, see [`super::channel`]). Bytes are counted and not packets,
 //! which russh may divide on the way; an endless row of tiny packets holds no more memory than their bytes, since they are kept together.
 
 use std::collections::VecDeque;
