@@ -185,9 +185,10 @@ impl MarkerWorld {
         Ok(name.to_owned())
     }
 
+    /// One write for the whole line: several threads and processes append, and a line in two writes would be torn by theirs.
     fn note(&self, what: &str) -> Result<()> {
         let mut log = fs::OpenOptions::new().append(true).create(true).open(self.folder.join("done.log")).map_err(io)?;
-        writeln!(log, "{what}").map_err(io)
+        log.write_all(format!("{what}\n").as_bytes()).map_err(io)
     }
 
     fn remove(&self, name: &str, cx: &StepContext) -> Result<()> {
