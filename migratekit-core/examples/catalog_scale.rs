@@ -77,7 +77,7 @@ async fn measure(name: &str, store: &Store, scale: Scale, pages: u64) -> Result<
     eprintln!("{name}: filled in {:.0} s", began.elapsed().as_secs_f64());
     let mut rng = Rng::new(1);
     let mut good = true;
-    for query in ["VMs with last job", "feed of all", "feed of one VM", "failed jobs", "active jobs"] {
+    for query in ["VMs with last job", "feed of all", "feed of one VM", "failed jobs", "completed jobs", "active jobs"] {
         let mut times = Vec::new();
         for _ in 0..pages {
             let (vm, job) = (rng.below(scale.contexts), rng.below(scale.jobs));
@@ -98,6 +98,7 @@ async fn measure(name: &str, store: &Store, scale: Scale, pages: u64) -> Result<
 /// One page from a place anywhere in the list; how many items it has.
 async fn page(store: &Store, query: &str, vm: u64, job: u64) -> Result<usize> {
     let at: FeedCursor = format!("{}~job-scale-{job:09}", 1_700_000_000_000_000 + (job + 1) * 1_000_000).parse()?;
+    let of = |status| FeedSearch { status: Some(status), ..FeedSearch::default() };
     let behind = ContextCursor { vm_name: format!("vm-{:09}", vm.saturating_sub(1)), id: context(vm.saturating_sub(1)) };
     store
         .read("ask for a page", |tx| {
@@ -107,9 +108,8 @@ async fn page(store: &Store, query: &str, vm: u64, job: u64) -> Result<usize> {
                     "VMs with last job" => tx.feed().contexts(Some(&behind), PAGE).await?.items.len(),
                     "feed of all" => tx.feed().jobs(&all, Some(&at), PAGE).await?.items.len(),
                     "feed of one VM" => tx.feed().jobs(&FeedSearch { context: Some(&context(vm)), ..all }, None, PAGE).await?.items.len(),
-                    "failed jobs" => {
-                        tx.feed().jobs(&FeedSearch { status: Some(JobStatus::Failed), ..all }, Some(&at), PAGE).await?.items.len()
-                    }
+                    "failed jobs" => tx.feed().jobs(&of(JobStatus::Failed), Some(&at), PAGE).await?.items.len(),
+                    "completed jobs" => tx.feed().jobs(&of(JobStatus::Completed), Some(&at), PAGE).await?.items.len(),
                     _ => tx.feed().jobs(&FeedSearch { active: true, ..all }, None, PAGE).await?.items.len(),
                 })
             }

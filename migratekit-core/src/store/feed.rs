@@ -120,14 +120,23 @@ fn bounds(limit: u32) -> (usize, u32) {
     (usize::try_from(limit).unwrap_or(1), limit + 1)
 }
 
-/// Older than the cursor. The first condition is what the index is entered by.
-const OLDER: &str = "j.created_at <= ? AND (j.created_at < ? OR j.id < ?) ORDER BY j.created_at DESC, j.id DESC LIMIT ?";
+/// The ids of the jobs of `from` that are older than the cursor. The first condition is what the index is entered by.
+fn older(from: &str, conditions: &str) -> String {
+    format!(
+        "SELECT b.id FROM {from} b WHERE {conditions}b.created_at <= ? AND (b.created_at < ? OR b.id < ?) ORDER BY b.created_at DESC, b.id DESC LIMIT ?"
+    )
+}
 
 fn page(inner: &str) -> String {
-    format!("SELECT p.*, {STEP} AS running_step FROM ({inner}) p ORDER BY p.created_at DESC, p.id DESC")
+    format!(
+        "SELECT p.*, {STEP} AS running_step FROM (SELECT {JOB} FROM ({inner}) a JOIN job_tracking j ON j.id = a.id) p \
+         ORDER BY p.created_at DESC, p.id DESC"
+    )
 }
 
 impl FeedSearch<'_> {
+    /// The innermost query needs nothing but its index and is entered at the cursor. One that asked for the columns as well would be gone
+    /// by the status alone on MariaDB, over every newer job of that status, before it came to the page.
     fn text(&self) -> String {
         let busy: Vec<String> = JobStatus::ALL.iter().filter(|status| status.is_busy()).map(|status| format!("'{status}'")).collect();
         let busy = format!("status IN ({})", busy.join(", "));
@@ -135,20 +144,18 @@ impl FeedSearch<'_> {
         match self {
             // The inner query goes by the index on the status; its bound keeps the databases from going through all jobs by time instead.
             FeedSearch { context: None, status: None, active: true } => {
-                return page(&format!(
-                    "SELECT {JOB} FROM (SELECT b.id FROM job_tracking b WHERE b.{busy} LIMIT {MOST_ACTIVE}) a \
-                     JOIN job_tracking j ON j.id = a.id WHERE {OLDER}"
-                ));
+                let busy = format!("(SELECT i.id, i.created_at FROM job_tracking i WHERE i.{busy} LIMIT {MOST_ACTIVE})");
+                return page(&older(&busy, ""));
             }
             FeedSearch { context, status, active } => {
-                conditions.push_str(if context.is_some() { "j.context_id = ? AND " } else { "" });
-                conditions.push_str(if status.is_some() { "j.status = ? AND " } else { "" });
+                conditions.push_str(if context.is_some() { "b.context_id = ? AND " } else { "" });
+                conditions.push_str(if status.is_some() { "b.status = ? AND " } else { "" });
                 if *active {
-                    conditions.push_str(&format!("j.{busy} AND "));
+                    conditions.push_str(&format!("b.{busy} AND "));
                 }
             }
         }
-        page(&format!("SELECT {JOB} FROM job_tracking j WHERE {conditions}{OLDER}"))
+        page(&older("job_tracking", &conditions))
     }
 
     fn bound<'t>(&self, statement: Statement<'t>) -> Statement<'t> {
