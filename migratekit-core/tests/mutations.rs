@@ -26,6 +26,8 @@ mod alone;
 mod crash;
 #[path = "jobs/fence.rs"]
 mod fence;
+#[path = "ledger/interval.rs"]
+mod interval;
 #[path = "jobs/mover.rs"]
 mod mover;
 #[path = "replica/crash.rs"]
@@ -39,6 +41,7 @@ mod struck;
 const CAUGHT_BY: &[(&str, &str)] = &[
     ("ledger-before-flush", "scenario_ledger"),
     ("no-flush", "scenario_ledger"),
+    ("no-interval", "interval::never_more_than_one_interval_is_written_and_not_proven"),
     ("off-by-one-block", "scenario_ledger"),
     ("resume-ignores-partial", "scenario_ledger"),
     ("zero-by-sampling", "scenario_copy"),

@@ -17,8 +17,8 @@ use crate::tunnel::{Serving, keys};
 
 /// The disk: several times what a fault may cost.
 const SIZE: u64 = 256 << 20;
-/// What one fault may cost: an interval of the ledger, what was in flight, and blocks that were begun.
-const ONE_FAULT: u64 = INTERVAL_BYTES + 2 * MEASURED_IN_FLIGHT;
+/// What one fault may cost: an interval of the ledger, and what was in flight.
+const ONE_FAULT: u64 = INTERVAL_BYTES + MEASURED_IN_FLIGHT;
 
 /// A source in this process, whose reads are counted.
 struct Source {

@@ -263,6 +263,15 @@ impl Copy {
             }
             tracing::warn!(%error, "the target may have lost what it had acknowledged; copying it again");
             self.progress.add(Count::Retries, 1);
+            if self.options.ledger.is_some() {
+                // What was written since the target came back is proven before the ledger is asked, so that only what was lost is written
+                // again. Nothing is concluded from its success; and should the target break once more, the ledger says so.
+                tokio::select! {
+                    biased;
+                    () = self.options.cancel.cancelled() => return Err(self.cancelled()),
+                    _ = self.target.flush() => {}
+                }
+            }
             run.plan.lock().await.restart(run.doubt.take_all(), self.options.ledger.clone());
         }
         Ok(())

@@ -5,10 +5,17 @@
 //! several connections for a flush become one, and a client that leaves does not leave a flush behind whose outcome nobody saw.
 //!
 //! ```text
-//!  views ── write ──▶ ledger: entered ──▶ disk ──▶ ledger: covered
-//!        ── flush ──▶ flusher: begin ─▶ disk.flush ─▶ proven ─▶ snapshot ─▶ answers
-//!                        ▲ by itself: 64 MiB written, or 2 s after the first byte (the ledger interval)
+//!  views ── write ──▶ room ──▶ ledger: entered ──▶ disk ──▶ ledger: covered
+//!        ── flush ──▶ flusher: begin ─▶ disk.flush ─▶ proven ─▶ snapshot ─▶ room again ─▶ answers
+//!                        ▲ by itself: half of the ledger interval written, or 2 s after the first byte
 //! ```
+//!
+//! # The ledger interval
+//!
+//! Never more than [`ExportOptions::interval_bytes`] of a pass are on the disk, or on their way to it, and not proven by a durable ledger: so
+//! much a crash costs, and in addition what a client has under way that the export has not taken, and the written parts of blocks that
+//! are not whole yet. The export flushes by itself at half of it; where the disk is slower than the writers and the other half is full
+//! before the flush has ended, writes wait until it has ([`room`](super::room)). Reads, flushes and discards never do.
 //!
 //! # A failed flush
 //!
@@ -25,6 +32,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::digest::DigestDisk;
 use super::flusher::Flusher;
 use super::ledger::{Ledger, PassId, Writing};
+use super::room::{Closed, Place, Room, of_zeros};
 use crate::block::{BlockInfo, BlockRead, BlockWrite, BoxFuture, Extent, Persist, ZeroMode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::nbd::export::Export;
@@ -32,7 +40,7 @@ use crate::task::Scope;
 use crate::units::{ByteRange, MIB};
 use bytes::Bytes;
 
-/// Bytes written after which the export flushes and saves the ledger by itself.
+/// Bytes that may be written and not be proven yet; at half of it the export flushes and saves the ledger by itself.
 pub const INTERVAL_BYTES: u64 = 64 * MIB;
 /// The time after the first unflushed byte after which it does so.
 pub const INTERVAL_TIME: Duration = Duration::from_secs(2);
@@ -47,7 +55,7 @@ pub type StateOf = Box<dyn Fn() -> BoxFuture<'static, Result<String>> + Send + S
 pub struct ExportOptions {
     /// A line for people.
     pub description: String,
-    /// Bytes written until the export flushes by itself.
+    /// Bytes of a pass that may be written and not be proven, at most 4 GiB. At half of it the export flushes by itself; beyond it writes wait.
     pub interval_bytes: u64,
     /// Time after the first unflushed byte until it does.
     pub interval_time: Duration,
@@ -81,6 +89,7 @@ pub(super) struct Shared {
     /// How many flushes failed. Views compare.
     pub(super) failures: AtomicU64,
     pub(super) wake: tokio::sync::Notify,
+    pub(super) room: Room,
     /// Whether requests are taken; each holds it while it runs.
     open: tokio::sync::RwLock<bool>,
 }
@@ -109,10 +118,29 @@ impl Shared {
         *self.disk.lock().unwrap_or_else(PoisonError::into_inner) = disk;
     }
 
+    /// Bytes written after which the export flushes by itself: while it does, as many again have room.
+    pub(super) fn flush_at(&self) -> u64 {
+        (self.options.interval_bytes / 2).max(1)
+    }
+
+    /// Takes `bytes` of the interval, or waits until a flush has freed them.
+    async fn room(&self, operation: &'static str, bytes: u64) -> Result<Place<'_>> {
+        match self.room.enter(bytes, &self.wake).await {
+            Ok(place) => Ok(place),
+            Err(Closed) => {
+                drop(self.enter(operation).await?);
+                Err(Error::new(ErrorKind::Cancelled, operation, "the export was closed").with("disk", &self.info.name))
+            }
+        }
+    }
+
     /// A request completed.
-    fn done(&self, writing: Writing) {
+    fn done(&self, writing: Writing, place: Option<Place<'_>>) {
         let (before, after) = writing.done();
-        if before == 0 || (before < self.options.interval_bytes && after >= self.options.interval_bytes) {
+        if let Some(place) = place {
+            place.fill();
+        }
+        if before == 0 || (before < self.flush_at() && after >= self.flush_at()) || self.room.is_waited_for() {
             self.wake.notify_one();
         }
     }
@@ -153,6 +181,7 @@ impl LedgeredExport {
                 .with("size", info.size)
                 .with("ledger", ledger.size()));
         }
+        let room = Room::new(options.interval_bytes);
         let shared = Arc::new(Shared {
             ledger,
             disk: Mutex::new(Some(disk)),
@@ -160,6 +189,7 @@ impl LedgeredExport {
             options,
             failures: AtomicU64::new(0),
             wake: tokio::sync::Notify::new(),
+            room,
             open: tokio::sync::RwLock::new(true),
         });
         let (flushes, requests) = mpsc::channel(64);
@@ -312,12 +342,12 @@ impl View {
         Ok(())
     }
 
-    /// Enters a request, makes it, counts it. `pass` is `None` for requests that prove nothing.
+    /// Enters a request, makes it, counts it. It is one of `pass` and takes so many bytes of room; `None`: it proves nothing.
     async fn record<F>(
         &self,
         operation: &'static str,
         range: ByteRange,
-        pass: Option<PassId>,
+        proves: Option<(PassId, u64)>,
         work: impl FnOnce(Arc<dyn BlockWrite>) -> F + Send,
     ) -> Result<()>
     where
@@ -325,14 +355,19 @@ impl View {
     {
         let shared = &self.export.shared;
         shared.info.check_write(operation, range)?;
+        // Who waits here is not entered: neither a new pass nor the end of the export waits for it.
+        let place = match proves {
+            Some((_, bytes)) => Some(shared.room(operation, bytes).await?),
+            None => None,
+        };
         let _open = shared.enter(operation).await?;
         self.still_current(operation, range)?;
-        let writing = shared.ledger.begin_write(range, pass).await?;
+        let writing = shared.ledger.begin_write(range, proves.map(|(pass, _)| pass)).await?;
         self.still_current(operation, range)?;
         // Taken after the request was entered: a disk that is replaced meanwhile makes the request void, not proven.
         let disk = shared.disk()?;
         work(disk).await?;
-        shared.done(writing);
+        shared.done(writing, place);
         Ok(())
     }
 }
@@ -355,12 +390,14 @@ impl BlockWrite for View {
     fn write(&self, offset: u64, data: Bytes, persist: Persist) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
             let range = ByteRange::new(offset, u64::try_from(data.len()).unwrap_or(u64::MAX))?;
-            self.record("write", range, self.pass, |disk| async move { disk.write(offset, data, persist).await }).await
+            let proves = self.pass.map(|pass| (pass, range.length()));
+            self.record("write", range, proves, |disk| async move { disk.write(offset, data, persist).await }).await
         })
     }
 
     fn zero(&self, range: ByteRange, mode: ZeroMode, persist: Persist) -> BoxFuture<'_, Result<()>> {
-        Box::pin(self.record("write zeros", range, self.pass, move |disk| async move { disk.zero(range, mode, persist).await }))
+        let proves = self.pass.map(|pass| (pass, of_zeros(range.length())));
+        Box::pin(self.record("write zeros", range, proves, move |disk| async move { disk.zero(range, mode, persist).await }))
     }
 
     fn discard(&self, range: ByteRange, persist: Persist) -> BoxFuture<'_, Result<()>> {

@@ -1,4 +1,4 @@
-//! The one task that flushes a ledgered disk: for clients that ask, and by itself once in a ledger interval.
+//! The one task that flushes a ledgered disk: for clients that ask, and by itself, so that the ledger interval is kept.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -51,7 +51,7 @@ impl Flusher {
                     due = None;
                 }
                 () = shared.wake.notified() => {
-                    if shared.ledger.unflushed() >= shared.options.interval_bytes {
+                    if shared.ledger.unflushed() >= shared.flush_at() || shared.room.is_short() {
                         self.by_itself().await;
                         due = None;
                     }
@@ -66,7 +66,7 @@ impl Flusher {
     /// The ledger interval. Failures are counted, and told to the views by their next flush.
     async fn by_itself(&self) {
         let done = match self.shared.ledger.unflushed() {
-            0 => self.shared.ledger.save(true).await,
+            0 if !self.shared.room.is_short() => self.shared.ledger.save(true).await,
             _ => self.round().await,
         };
         if let Err(e) = done {
@@ -94,7 +94,16 @@ impl Flusher {
         }
     }
 
+    /// A flush, and the ledger that tells of it; then there is room for as much again.
     async fn round(&self) -> Result<()> {
+        // Before the ledger is told, so that nothing is freed that it does not cover.
+        let freed = self.shared.room.begin_flush();
+        let done = self.flush_and_save().await;
+        self.shared.room.end_flush(freed);
+        done
+    }
+
+    async fn flush_and_save(&self) -> Result<()> {
         let ledger = &self.shared.ledger;
         ledger.begin_flush();
         if planted("ledger-before-flush") {
@@ -132,5 +141,11 @@ impl Flusher {
             }
             Err(e) => tracing::error!(disk = self.shared.info.name, error = %e, "the disk cannot be opened again after a failed flush"),
         }
+    }
+}
+
+impl Drop for Flusher {
+    fn drop(&mut self) {
+        self.shared.room.close();
     }
 }

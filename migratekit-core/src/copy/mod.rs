@@ -37,6 +37,7 @@ mod plan;
 mod private_folder;
 pub mod replica;
 mod report;
+mod room;
 mod served;
 mod sides;
 pub mod spool;

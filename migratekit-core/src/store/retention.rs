@@ -10,7 +10,8 @@
 //!
 //! Rows go in batches of [`BATCH`], each in a transaction of its own, so nobody waits for a sweep, and a cluster certifies small write
 //! sets. What is never removed here: a job that is not at rest, or needs attention; one whose intents may still have something outside; a
-//! context's last successful one; the point that the volumes hold; disks, their change ids; the audit.
+//! context's last successful one; the point that the volumes hold; disks, their change ids; the audit. A VM that is managed no more has nobody
+//! who could bring its jobs to rest or close their intents: these are history, and go as the others do.
 
 use std::time::Duration;
 
@@ -246,10 +247,14 @@ async fn kept_since(tx: &Tx, keep: &Retention) -> Result<Timestamp> {
 async fn old_jobs(tx: &Tx, before: Timestamp) -> Result<u64> {
     let at_rest: Vec<String> = JobStatus::ALL.iter().filter(|status| status.is_final()).map(|status| format!("'{status}'")).collect();
     let at_rest = at_rest.join(", ");
+    // Its context was emptied when the VM was taken out of management; a job that never had one has no name of it either.
+    let vm_gone = "j.context_id IS NULL AND j.context_name IS NOT NULL";
     // Children go before their parents, so that no cascade removes a child that is not old.
     let text = format!(
-        "SELECT j.id FROM job_tracking j WHERE j.created_at < ? AND j.completed_at < ? AND j.status IN ({at_rest}) \
-           AND NOT EXISTS (SELECT 1 FROM job_intents i WHERE i.job_id = j.id AND i.status IN ('intended', 'left_over')) \
+        "SELECT j.id FROM job_tracking j WHERE j.created_at < ? AND COALESCE(j.completed_at, j.updated_at) < ? \
+           AND (j.status IN ({at_rest}) OR (j.status = 'needs_attention' AND {vm_gone})) \
+           AND (({vm_gone}) OR NOT EXISTS \
+             (SELECT 1 FROM job_intents i WHERE i.job_id = j.id AND i.status IN ('intended', 'left_over'))) \
            AND NOT EXISTS (SELECT 1 FROM job_tracking c WHERE c.parent_job_id = j.id) \
            AND NOT EXISTS (SELECT 1 FROM vm_replication_contexts v WHERE v.last_successful_job_id = j.id) \
          ORDER BY j.created_at, j.id LIMIT {JOB_BATCH}"

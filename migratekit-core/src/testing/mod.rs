@@ -4,6 +4,7 @@ pub mod catalog;
 mod contract;
 mod fault;
 pub mod galera;
+mod gated;
 pub mod jobs;
 pub mod line;
 pub mod mariadb;
@@ -20,6 +21,7 @@ pub mod write_log;
 
 pub use self::contract::check_contract;
 pub use self::fault::{Effect, Fault, Faulty, When};
+pub use self::gated::Gated;
 pub use self::recorder::{Operation, Recorder, Request};
 pub use self::rng::Rng;
 

@@ -11,6 +11,7 @@ pub const VARIABLE: &str = crate::planted::VARIABLE;
 pub const ALL: &[&str] = &[
     "ledger-before-flush",
     "no-flush",
+    "no-interval",
     "zero-by-sampling",
     "lost-tail",
     "off-by-one-block",

@@ -9,6 +9,7 @@
     unreachable_pub
 )]
 
+mod comes_back;
 mod limits;
 mod random;
 mod rig;

@@ -8,6 +8,7 @@ mod cost;
 mod crash;
 mod fence;
 mod following;
+mod long_step;
 mod mover;
 mod outage;
 mod processes;

@@ -5,18 +5,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use migratekit_core::block::{BlockInfo, BlockRead, BlockWrite, BoxFuture, Extent, ExtentKind, MemoryDisk, Persist, ZeroMode};
+use migratekit_core::block::{BlockRead, BlockWrite, ExtentKind, MemoryDisk, Persist, ZeroMode};
 use migratekit_core::copy::ledger::{Ledger, LedgerOptions};
 use migratekit_core::copy::{
     CompareOptions, DigestDisk, ExportOptions, LedgeredExport, LocalDigests, ReadMode, RemoteDigests, Side, compare, digest_of,
 };
-use migratekit_core::error::{ErrorKind, Result};
+use migratekit_core::error::ErrorKind;
 use migratekit_core::nbd::export::Export;
 use migratekit_core::nbd::wire::ledger_state::{PARTIAL, PROVEN, UNKNOWN};
 use migratekit_core::task::{self, Scope};
 use migratekit_core::testing::volatile::World;
+use migratekit_core::testing::{Gated, Operation};
 use migratekit_core::units::{ByteRange, MIB};
-use tokio::sync::Semaphore;
 
 const BLOCK: u32 = 4096;
 const SIZE: usize = 64 * 4096 + 512;
@@ -86,49 +86,6 @@ async fn what_a_pass_wrote_is_proven_after_its_flush_and_not_before() {
     assert!(view.flush().await.is_err(), "a closed export does not flush");
 }
 
-/// A disk whose writes wait for leave.
-struct Held {
-    disk: MemoryDisk,
-    leave: Arc<Semaphore>,
-    begun: AtomicUsize,
-}
-
-impl BlockRead for Held {
-    fn info(&self) -> &BlockInfo {
-        self.disk.info()
-    }
-
-    fn read(&self, range: ByteRange) -> BoxFuture<'_, Result<Bytes>> {
-        self.disk.read(range)
-    }
-
-    fn extents(&self, range: ByteRange) -> BoxFuture<'_, Result<Vec<Extent>>> {
-        self.disk.extents(range)
-    }
-}
-
-impl BlockWrite for Held {
-    fn write(&self, offset: u64, data: Bytes, persist: Persist) -> BoxFuture<'_, Result<()>> {
-        Box::pin(async move {
-            self.begun.fetch_add(1, Ordering::SeqCst);
-            self.leave.acquire().await.unwrap().forget();
-            self.disk.write(offset, data, persist).await
-        })
-    }
-
-    fn zero(&self, range: ByteRange, mode: ZeroMode, persist: Persist) -> BoxFuture<'_, Result<()>> {
-        self.disk.zero(range, mode, persist)
-    }
-
-    fn discard(&self, range: ByteRange, persist: Persist) -> BoxFuture<'_, Result<()>> {
-        self.disk.discard(range, persist)
-    }
-
-    fn flush(&self) -> BoxFuture<'_, Result<()>> {
-        self.disk.flush()
-    }
-}
-
 /// Lets everything that can go on go on. Nothing here waits for a thread.
 async fn settle() {
     for _ in 0..1000 {
@@ -141,8 +98,7 @@ async fn a_new_pass_is_answered_when_the_last_write_of_the_old_one_has_ended() {
     let world = World::new(SIZE, 5);
     let about = LedgerOptions { block_size: BLOCK, ..LedgerOptions::new("v", SIZE as u64) };
     let (ledger, _) = Ledger::open(Arc::new(world.file("ledger", false)), None, about).await.unwrap();
-    let leave = Arc::new(Semaphore::new(0));
-    let held = Arc::new(Held { disk: MemoryDisk::new("held", SIZE as u64), leave: Arc::clone(&leave), begun: AtomicUsize::new(0) });
+    let held = Arc::new(Gated::new(MemoryDisk::new("held", SIZE as u64), &[Operation::Write]));
     let export = LedgeredExport::new(Arc::clone(&held) as _, ledger, quiet()).unwrap();
     let mut scope = Scope::new();
     let ended = Arc::new(AtomicUsize::new(0));
@@ -154,7 +110,7 @@ async fn a_new_pass_is_answered_when_the_last_write_of_the_old_one_has_ended() {
         });
     }
     settle().await;
-    assert_eq!(held.begun.load(Ordering::SeqCst), 2);
+    assert_eq!(held.begun(), 2);
 
     // The first newcomer gives up while it waits; the second of the same pass waits all the same.
     let gone = tokio::select! {
@@ -172,22 +128,22 @@ async fn a_new_pass_is_answered_when_the_last_write_of_the_old_one_has_ended() {
             _ = &mut newcomer => panic!("the new pass was answered while {left} writes of the old one were on the disk"),
             () = settle() => {}
         }
-        leave.add_permits(1);
+        held.allow(1);
         settle().await;
     }
     let new = newcomer.await.unwrap();
     assert_eq!(ended.load(Ordering::SeqCst), 2);
-    leave.add_permits(1);
+    held.allow(1);
     new.write(0, Bytes::from(vec![2; 4096]), Persist::Cached).await.unwrap();
     new.flush().await.unwrap();
     assert_eq!(flags(&export, Some("new"), 0, 8192), [PROVEN, UNKNOWN], "the late bytes prove nothing");
-    assert_eq!(held.disk.read(range(0, 4096)).await.unwrap(), vec![2; 4096]);
+    assert_eq!(held.read(range(0, 4096)).await.unwrap(), vec![2; 4096]);
 }
 
 #[tokio::test]
 async fn the_interval_flushes_by_itself_by_bytes_and_by_time_and_then_rests() {
     let world = World::new(SIZE, 2);
-    let by_bytes = export(&world, ExportOptions { interval_bytes: 8192, ..quiet() }).await;
+    let by_bytes = export(&world, ExportOptions { interval_bytes: 16_384, ..quiet() }).await;
     let view = by_bytes.open(Some("p")).await.unwrap();
     view.write(0, Bytes::from(vec![1; 4096]), Persist::Cached).await.unwrap();
     assert_eq!(world.flushes(), 0);

@@ -6,6 +6,7 @@
 mod crash;
 mod export;
 mod file;
+mod interval;
 
 /// How often the usual rounds run: ten times in the long mode.
 fn times() -> u64 {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use migratekit_core::block::{BlockRead, BlockWrite, Persist};
 use migratekit_core::error::{ErrorKind, Retry};
-use migratekit_core::nbd::client::{Client, Reconnect};
+use migratekit_core::nbd::client::{Client, ConnectOptions, Reconnect};
 use migratekit_core::nbd::uri::Uri;
 use migratekit_core::testing::peer::free_port;
 use migratekit_core::units::{ByteRange, MIB};
@@ -175,4 +175,41 @@ async fn a_server_that_hangs_up_on_options() {
     let client = connect(&Uri::tcp("127.0.0.1", port, "old")).await;
     assert!(!client.facts().by_go && client.info().can.flush);
     assert_eq!(client.read(range(0, 512)).await.unwrap(), [7; 512][..]);
+}
+
+/// A server that dies while the connection is made again hung up on no option: it is asked for the same as the first time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_dies_in_the_handshake_is_asked_again_as_before() {
+    let port = free_port();
+    let server = nbdkit_on(port, &["memory", "16M"]);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let front = Uri::tcp("127.0.0.1", listener.local_addr().unwrap().port(), "");
+    let cut = Arc::new(tokio::sync::Notify::new());
+    let told = Arc::clone(&cut);
+    let line = tokio::spawn(async move {
+        for connection in 0..3 {
+            let (mut near, _) = listener.accept().await.unwrap();
+            if connection == 1 {
+                near.write_all(&fake::greeting()).await.unwrap();
+                near.read_exact(&mut [0; 20]).await.unwrap();
+                continue;
+            }
+            let mut far = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+            tokio::select! {
+                _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                () = told.notified() => {}
+            }
+        }
+    });
+    let client = Client::connect(ConnectOptions { connections: 1, ..options(&front) }).await.unwrap();
+    client.read(range(0, 512)).await.unwrap();
+    cut.notify_one();
+    while client.connection_generation() == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    client.read(range(0, 512)).await.unwrap();
+    assert!(client.facts().by_go);
+    client.close().await.unwrap();
+    line.await.unwrap();
+    server.kill();
 }

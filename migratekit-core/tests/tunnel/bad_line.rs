@@ -12,8 +12,8 @@ use crate::rig::soon;
 
 /// The disk of most tests: several ledger intervals.
 const DISK: u64 = 48 * MIB;
-/// What one fault may cost: an interval of the ledger, what was in flight, and as much again of blocks that were begun.
-const ONE_FAULT: u64 = INTERVAL + 2 * IN_FLIGHT;
+/// What one fault may cost: an interval of the ledger, and what was in flight.
+const ONE_FAULT: u64 = INTERVAL + IN_FLIGHT;
 
 fn delay(milliseconds: u64) -> LineOptions {
     // So slow that a fault comes in time, on a busy machine too.

@@ -7,17 +7,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use migratekit_core::block::{BlockInfo, BlockRead, BlockWrite, BoxFuture, Extent, MemoryDisk, Persist, ZeroMode};
+use migratekit_core::block::{BlockWrite, MemoryDisk};
 use migratekit_core::clock::now;
 use migratekit_core::copy::{Assignments, DiskCopy, Endpoint, TunnelExports, TunnelledExport};
+use migratekit_core::nbd::limits;
 use migratekit_core::nbd::{self, ServerConfig};
 use migratekit_core::task::Scope;
 use migratekit_core::testing::line::{Line, LineOptions};
-use migratekit_core::testing::{Operation, Recorder};
+use migratekit_core::testing::{Gated, Operation, Recorder};
 use migratekit_core::tunnels::client::Link;
 use migratekit_core::tunnels::{API_PORT, Client, ClientOptions, NBD_PORT, PrivateKey, StreamHandler};
-use migratekit_core::units::{ByteRange, MIB};
-use migratekit_core::{Result, nbd::limits};
+use migratekit_core::units::MIB;
 use tokio::sync::watch;
 
 use crate::far_rig::{client_by, content, copied, ledgered, noise};
@@ -30,60 +30,6 @@ fn long() -> bool {
     std::env::var_os("MIGRATEKIT_ROUNDS_TIMES").is_some()
 }
 
-/// A disk whose writes wait until the gate is open.
-struct Gated {
-    disk: Arc<MemoryDisk>,
-    open: watch::Sender<bool>,
-}
-
-impl Gated {
-    fn new(bytes: u64, open: bool) -> Arc<Self> {
-        Arc::new(Gated { disk: Arc::new(MemoryDisk::new("gated", bytes)), open: watch::channel(open).0 })
-    }
-
-    async fn pass(&self) {
-        let _ = self.open.subscribe().wait_for(|open| *open).await;
-    }
-}
-
-impl BlockRead for Gated {
-    fn info(&self) -> &BlockInfo {
-        self.disk.info()
-    }
-
-    fn read(&self, range: ByteRange) -> BoxFuture<'_, Result<Bytes>> {
-        self.disk.read(range)
-    }
-
-    fn extents(&self, range: ByteRange) -> BoxFuture<'_, Result<Vec<Extent>>> {
-        self.disk.extents(range)
-    }
-}
-
-impl BlockWrite for Gated {
-    fn write(&self, offset: u64, data: Bytes, persist: Persist) -> BoxFuture<'_, Result<()>> {
-        Box::pin(async move {
-            self.pass().await;
-            self.disk.write(offset, data, persist).await
-        })
-    }
-
-    fn zero(&self, range: ByteRange, mode: ZeroMode, persist: Persist) -> BoxFuture<'_, Result<()>> {
-        Box::pin(async move {
-            self.pass().await;
-            self.disk.zero(range, mode, persist).await
-        })
-    }
-
-    fn discard(&self, range: ByteRange, persist: Persist) -> BoxFuture<'_, Result<()>> {
-        self.disk.discard(range, persist)
-    }
-
-    fn flush(&self) -> BoxFuture<'_, Result<()>> {
-        self.disk.flush()
-    }
-}
-
 fn copy_of(source: &Path, client: &Client, export: &str) -> DiskCopy {
     let far = Endpoint::Tunnel(TunnelledExport::new(client.clone(), export));
     DiskCopy::new(Endpoint::Path(source.to_owned()), far)
@@ -93,7 +39,7 @@ fn copy_of(source: &Path, client: &Client, export: &str) -> DiskCopy {
 struct Ten {
     rig: Rig,
     exports: nbd::Server,
-    disks: Vec<Arc<Gated>>,
+    disks: Vec<Arc<Gated<MemoryDisk>>>,
     folder: tempfile::TempDir,
     large: Bytes,
     small: Bytes,
@@ -109,7 +55,8 @@ impl Ten {
         let exports = nbd::Server::new(ServerConfig::default());
         let mut disks = Vec::new();
         for n in 0..10 {
-            let disk = Gated::new(if n == 0 { 64 * MIB } else { DISK }, n > 0);
+            let (size, held) = if n == 0 { (64 * MIB, vec![Operation::Write, Operation::Zero]) } else { (DISK, Vec::new()) };
+            let disk = Arc::new(Gated::new(MemoryDisk::new("gated", size), &held));
             exports.add(&format!("disk-{n}"), Arc::new(ledgered(Arc::clone(&disk) as Arc<dyn BlockWrite>).await)).unwrap();
             disks.push(disk);
         }
@@ -188,7 +135,7 @@ async fn one_stands_still(rekey_bytes: usize) {
     };
     let (rate, longest) = tokio::join!(beside, Ten::ask(&link, &end));
     for disk in &ten.disks[1..] {
-        assert!(content(&*disk.disk).await == *ten.small);
+        assert!(content(disk.disk()).await == *ten.small);
     }
     // What left the client for the export that takes nothing is what a client may have under way.
     let under_way = line.counted().up;
@@ -199,9 +146,9 @@ async fn one_stands_still(rekey_bytes: usize) {
         assert!(rate >= 0.9 * alone, "the nine had {alone} bytes a second alone, {rate} beside one that stands still");
         assert!(longest <= Duration::from_secs(1), "an answer took {longest:?}");
     }
-    ten.disks[0].open.send_replace(true);
+    ten.disks[0].open();
     soon("the stopped copy ends", &mut stopped).await.unwrap();
-    assert!(content(&*ten.disks[0].disk).await == *ten.large);
+    assert!(content(ten.disks[0].disk()).await == *ten.large);
     ten.exports.shutdown().await;
     line.close().await;
     ten.rig.close().await;

@@ -20,7 +20,7 @@ use migratekit_core::units::{ByteRange, MIB};
 
 use crate::rig::{Rig, soon};
 
-/// Bytes written until the target's export flushes and saves its ledger.
+/// Bytes that the target's export takes and has not proven, at most.
 pub(crate) const INTERVAL: u64 = 4 * MIB;
 /// Bytes under way in a copy.
 pub(crate) const IN_FLIGHT: u64 = 4 * MIB;
@@ -55,13 +55,17 @@ pub(crate) async fn content(disk: &dyn BlockRead) -> Vec<u8> {
     all
 }
 
-/// An export with a ledger in memory, which flushes every [`INTERVAL`].
+/// An export with a ledger in memory, with [`INTERVAL`].
 pub(crate) async fn ledgered(disk: Arc<dyn BlockWrite>) -> LedgeredExport {
-    let size = disk.info().size;
     // Only its files are used.
-    let world = World::new(512, 1);
+    let about = LedgerOptions::new("volume", disk.info().size);
+    ledgered_in(&World::new(512, 1), about, disk).await
+}
+
+/// An export with [`INTERVAL`], whose ledger lies in this world.
+pub(crate) async fn ledgered_in(world: &World, about: LedgerOptions, disk: Arc<dyn BlockWrite>) -> LedgeredExport {
     let files = (Arc::new(world.file("ledger", false)), Arc::new(world.file("digests", false)));
-    let (ledger, _) = Ledger::open(files.0, Some(files.1), LedgerOptions::new("volume", size)).await.unwrap();
+    let (ledger, _) = Ledger::open(files.0, Some(files.1), about).await.unwrap();
     LedgeredExport::new(disk, ledger, ExportOptions { interval_bytes: INTERVAL, ..ExportOptions::default() }).unwrap()
 }
 

@@ -18,6 +18,7 @@ mod packets;
 mod revocation;
 mod rig;
 mod rows;
+mod slow_disk;
 mod sockets;
 mod sshd;
 mod standing;

@@ -5,20 +5,18 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use migratekit_core::block::{BlockInfo, BlockRead, BlockWrite, BoxFuture, Extent, MemoryDisk, Persist, ZeroMode};
+use migratekit_core::block::{BlockWrite, BoxFuture, MemoryDisk, Persist};
 use migratekit_core::copy::{Assignments, TunnelExports, TunnelledExport};
 use migratekit_core::nbd::export::PlainExport;
 use migratekit_core::nbd::{self, ServerConfig};
 use migratekit_core::task::Scope;
-use migratekit_core::testing::{Operation, Recorder};
+use migratekit_core::testing::{Gated, Operation, Recorder};
 use migratekit_core::tunnels::server::Event;
 use migratekit_core::tunnels::{Client, KeySource, NBD_PORT, PrivateKey, PublicKey, Server, Vma};
-use migratekit_core::units::{ByteRange, KIB, MIB};
+use migratekit_core::units::{KIB, MIB};
 use migratekit_core::{ErrorKind, Result};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
 
 use crate::rig::{Keys, Rig, soon, there_and_back};
 
@@ -33,54 +31,6 @@ const IN_FLIGHT: u64 = 32 * MIB / REQUEST;
 const AT_ONCE: Duration = Duration::from_secs(1);
 /// A machine that is busy with other things may miss a second once, and does not three times.
 const ROUNDS: usize = 3;
-
-/// A disk whose writes wait until so many may go.
-struct Paced {
-    disk: MemoryDisk,
-    pace: Arc<Pace>,
-}
-
-struct Pace {
-    begun: AtomicU64,
-    allowed: watch::Sender<u64>,
-}
-
-impl BlockRead for Paced {
-    fn info(&self) -> &BlockInfo {
-        self.disk.info()
-    }
-
-    fn read(&self, range: ByteRange) -> BoxFuture<'_, Result<Bytes>> {
-        self.disk.read(range)
-    }
-
-    fn extents(&self, range: ByteRange) -> BoxFuture<'_, Result<Vec<Extent>>> {
-        self.disk.extents(range)
-    }
-}
-
-impl BlockWrite for Paced {
-    fn write(&self, offset: u64, data: Bytes, persist: Persist) -> BoxFuture<'_, Result<()>> {
-        let number = self.pace.begun.fetch_add(1, Ordering::SeqCst);
-        let mut allowed = self.pace.allowed.subscribe();
-        Box::pin(async move {
-            let _ = allowed.wait_for(|allowed| *allowed > number).await;
-            self.disk.write(offset, data, persist).await
-        })
-    }
-
-    fn zero(&self, range: ByteRange, mode: ZeroMode, persist: Persist) -> BoxFuture<'_, Result<()>> {
-        self.disk.zero(range, mode, persist)
-    }
-
-    fn discard(&self, range: ByteRange, persist: Persist) -> BoxFuture<'_, Result<()>> {
-        self.disk.discard(range, persist)
-    }
-
-    fn flush(&self) -> BoxFuture<'_, Result<()>> {
-        self.disk.flush()
-    }
-}
 
 /// The wire between the two, watched from outside: when the server closed each of its connections.
 struct Wire {
@@ -153,8 +103,9 @@ enum Way {
 
 /// One round; how long it took until the last connection was closed.
 async fn round(way: Way) -> Duration {
-    let pace = Arc::new(Pace { begun: AtomicU64::new(0), allowed: watch::channel(FIRST).0 });
-    let disk = Arc::new(Recorder::new(Paced { disk: MemoryDisk::new("disk", REQUESTS * REQUEST), pace: Arc::clone(&pace) }));
+    let gate = Arc::new(Gated::new(MemoryDisk::new("disk", REQUESTS * REQUEST), &[Operation::Write]));
+    gate.allow(FIRST);
+    let disk = Arc::new(Recorder::new(Arc::clone(&gate)));
     let exporting = nbd::Server::new(ServerConfig::default());
     exporting.add("disk", Arc::new(PlainExport::new(Arc::clone(&disk) as Arc<dyn BlockWrite>, ""))).unwrap();
     exporting.add("other", Arc::new(PlainExport::new(Arc::new(MemoryDisk::new("other", MIB)), ""))).unwrap();
@@ -182,7 +133,7 @@ async fn round(way: Way) -> Duration {
         });
     }
     until("the first writes", || acknowledged.lock().unwrap().len() as u64 == FIRST).await;
-    until("32 MiB in flight", || pace.begun.load(Ordering::SeqCst) >= FIRST + IN_FLIGHT).await;
+    until("32 MiB in flight", || gate.begun() >= FIRST + IN_FLIGHT).await;
     assert_eq!(wire.open.load(Ordering::SeqCst), 17);
 
     rig.keys.forget(&rig.key);
@@ -204,7 +155,7 @@ async fn round(way: Way) -> Duration {
     assert!(!returned.load(Ordering::SeqCst), "what was begun on the volume has not ended, and the revocation is not over");
 
     // The volume goes on; what was begun on it ends, and then the revocation does.
-    pace.allowed.send_replace(u64::MAX);
+    gate.open();
     until("the revocation", || returned.load(Ordering::SeqCst)).await;
     let at_return = disk.requests();
     assert!(at_return.iter().filter(|r| r.operation == Operation::Write).all(|r| r.ended.is_some()), "each write on the volume has ended");

@@ -53,6 +53,13 @@ impl Origin {
         }
     }
 
+    /// Another connection to an export that is open, in the style in which it was opened: who hangs up now does so for other reasons than an
+    /// option, and the plainest form would lead to an export without its contexts.
+    pub(crate) async fn again(&self, mut plan: Plan, timeouts: Timeouts) -> Result<Opened> {
+        plan.tls = matches!(self, Origin::Uri(_, Some(_)));
+        self.attempt(plan, timeouts).await.map_err(|(e, _)| e)
+    }
+
     /// One attempt. The flag of an error: whether the server hung up where it may have disliked an option.
     async fn attempt(&self, plan: Plan, timeouts: Timeouts) -> Result<Opened, (Error, bool)> {
         let style = plan.style;

@@ -75,7 +75,7 @@ async fn reconnect(core: &Core, first: Error) -> Result<Opened> {
     let end = clock::now() + policy.total;
     let mut last = first;
     for attempt in 0..policy.attempts {
-        match core.origin.open(core.plan.clone(), core.options.timeouts).await {
+        match core.origin.again(core.plan.clone(), core.options.timeouts).await {
             Ok(opened) => {
                 same_export(&core.facts, &opened.facts)?;
                 return Ok(opened);
