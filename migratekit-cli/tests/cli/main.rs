@@ -35,3 +35,4 @@ mod small_disk;
 mod tunnel;
 mod tunnel_kill;
 mod vma;
+mod vma_rotate;

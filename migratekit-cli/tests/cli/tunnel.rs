@@ -126,13 +126,13 @@ fn a_disk_goes_through_the_tunnel_between_two_processes_and_comes_back() {
 }
 
 /// `tunnel connect`, with its lines as they come.
-struct Connecting {
+pub(crate) struct Connecting {
     child: Child,
     lines: std::sync::mpsc::Receiver<String>,
 }
 
 impl Connecting {
-    fn start(args: &[&str]) -> Self {
+    pub(crate) fn start(args: &[&str]) -> Self {
         let mut child = command(&[&["tunnel", "connect"], args].concat()).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
         let (said, lines) = std::sync::mpsc::channel();
         let out = BufReader::new(child.stdout.take().unwrap());
@@ -141,7 +141,7 @@ impl Connecting {
     }
 
     /// The next line that says this.
-    fn says(&self, what: &str) -> String {
+    pub(crate) fn says(&self, what: &str) -> String {
         let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
         let mut before = Vec::new();
         while let Ok(line) = self.lines.recv_timeout(end.saturating_duration_since(std::time::Instant::now())) {
@@ -153,7 +153,7 @@ impl Connecting {
         panic!("it does not say {what:?}, but {before:#?}")
     }
 
-    fn stop(mut self, signal: Signal) {
+    pub(crate) fn stop(mut self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
         self.says("stopped");
         assert_eq!(self.child.wait().unwrap().code(), Some(0), "{signal:?}");

@@ -9,6 +9,9 @@
 //!
 //! The enrollment stays the same, with its name, its port and whatever refers to it. Until the new key came in, its row is a **successor**:
 //! approved, without a port, and approved by the enrollment it succeeds. A revocation of the VMA revokes its successor with it.
+//!
+//! On the VMA the new key takes the old one's place in its file between the second and the last step, while both come in. Clients
+//! [read it at each login](crate::tunnels::LoginKey): when the old one is out its connections are cut, and come back by the new one.
 
 use serde_json::json;
 

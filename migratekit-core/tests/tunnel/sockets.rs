@@ -84,7 +84,7 @@ async fn a_port_that_somebody_has_is_refused_and_that_is_said() {
     let second = PrivateKey::generate().unwrap();
     rig.keys.allow(&second, "vma-2", Some(port));
     let mut theirs = options(&rig, &path);
-    theirs.client.key = second;
+    theirs.client.key = second.into();
     let theirs = Kept::start(theirs).await;
     assert_eq!(theirs.stands().await.refused.len(), 1);
     talk_to(port, 1000).await;

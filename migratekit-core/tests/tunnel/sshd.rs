@@ -159,7 +159,7 @@ async fn our_client_copies_through_an_openssh_that_was_told_what_we_print_and_no
     assert_eq!(got, b"hello");
 
     // A key that sshd does not know, and a host key that is not its own.
-    let stranger = ClientOptions { key: PrivateKey::generate().unwrap(), ..sshd.options.clone() };
+    let stranger = ClientOptions { key: PrivateKey::generate().unwrap().into(), ..sshd.options.clone() };
     assert_eq!(soon("a stranger", Client::new(stranger).connect()).await.unwrap_err().kind(), ErrorKind::Denied);
     let other = ClientOptions { host_key: PrivateKey::generate().unwrap().public().fingerprint(), ..sshd.options.clone() };
     let refused = soon("another server", Client::new(other).connect()).await.unwrap_err();

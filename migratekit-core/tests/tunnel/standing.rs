@@ -52,7 +52,7 @@ async fn what_the_server_does_not_give_is_said_and_the_rest_works() {
     let mut no_port = options(&rig, &path);
     let key = PrivateKey::generate().unwrap();
     rig.keys.allow(&key, "vma-2", None);
-    no_port.client.key = key;
+    no_port.client.key = key.into();
     let kept = Kept::start(no_port).await;
     let refused = kept.stands().await.refused.clone();
     let [reverse, local] = refused.as_slice() else { panic!("{refused:?}") };
