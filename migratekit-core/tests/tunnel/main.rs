@@ -17,6 +17,7 @@ mod openssh;
 mod packets;
 mod revocation;
 mod rig;
+mod rotation;
 mod rows;
 mod sockets;
 mod sshd;
