@@ -21,5 +21,6 @@ mod rotation;
 mod rows;
 mod sockets;
 mod sshd;
+mod sshd_standing;
 mod standing;
 mod standing_rig;

@@ -20,13 +20,13 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use crate::rig::soon;
 
 /// An sshd that permits one port to be opened and one to be listened at, run by the user of the test for that user.
-struct Sshd {
+pub(crate) struct Sshd {
     _peer: Peer,
-    options: ClientOptions,
+    pub(crate) options: ClientOptions,
     folder: tempfile::TempDir,
 }
 
-async fn sshd(open: u16, listen: u16) -> Sshd {
+pub(crate) async fn sshd(open: u16, listen: u16) -> Sshd {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
     let (host_key, _) = PrivateKey::read_or_make(&path("host_key")).await.unwrap();
