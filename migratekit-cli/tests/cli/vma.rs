@@ -33,7 +33,11 @@ pub(crate) struct Site<'a> {
 
 impl<'a> Site<'a> {
     pub(crate) fn new(folder: &'a Path) -> Self {
-        let store = format!("sqlite://{}", folder.join("catalog.db").display());
+        Site::on(folder, format!("sqlite://{}", folder.join("catalog.db").display()))
+    }
+
+    /// With this catalog.
+    pub(crate) fn on(folder: &'a Path, store: String) -> Self {
         Site { folder, store, key_file: folder.join("vault").display().to_string() }
     }
 
@@ -46,8 +50,12 @@ impl<'a> Site<'a> {
     }
 
     pub(crate) fn serve(&self, export: &str) -> Serving {
+        self.serve_with(&["--export", export])
+    }
+
+    pub(crate) fn serve_with(&self, more: &[&str]) -> Serving {
         let host_key = self.path("host_key");
-        let args = ["tunnel", "serve", "--listen", "127.0.0.1:0", "--host-key", &host_key, "--export", export];
+        let args = [&["tunnel", "serve", "--listen", "127.0.0.1:0", "--host-key", &host_key], more].concat();
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.path("serve.log")).unwrap();
         let mut serve = command(&self.with_place(&args));
         serve.env("MIGRATEKIT_LOG", "migratekit_core::tunnels=info,warn").stderr(log);
