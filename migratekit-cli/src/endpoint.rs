@@ -1,7 +1,7 @@
 //! The ends of a copy as they are typed.
 
 use migratekit_core::copy::{Endpoint, TunnelAccess};
-use migratekit_core::tunnels::PrivateKey;
+use migratekit_core::tunnels::LoginKey;
 use migratekit_core::{Error, Result};
 
 use crate::args::TunnelArgs;
@@ -11,7 +11,7 @@ pub(crate) async fn both(first: &str, second: &str, tunnel: &TunnelArgs) -> Resu
     let access = match (&tunnel.ssh_key, &tunnel.ssh_host_key) {
         (Some(key), Some(print)) => {
             let host_key = print.parse().map_err(|e: Error| e.with("option", "--ssh-host-key"))?;
-            Some(TunnelAccess { key: PrivateKey::read(key).await?, host_key })
+            Some(TunnelAccess { key: LoginKey::read(key).await?, host_key })
         }
         _ => None,
     };

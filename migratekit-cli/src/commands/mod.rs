@@ -20,3 +20,4 @@ pub(crate) mod tunnel_sshd_config;
 pub(crate) mod vm;
 pub(crate) mod vma;
 pub(crate) mod vma_enroll;
+pub(crate) mod vma_rotate;

@@ -1,14 +1,15 @@
 //! `migratekit tunnel connect`: the VMA's side of the tunnel, kept up until it is ended.
 //!
 //! Its states are its output: a line for each, or an object for each. What the server says no to at the first time ends it with that
-//! error, so that a wrong key or a refused forward is seen by who typed it; after it has stood once, it goes on whatever happens.
+//! error, so that a wrong key or a refused forward is seen by who typed it; after it has stood once, it goes on whatever happens. The file of its
+//! key is read at each login: a rotation (`vma rotate-key`) costs it one reconnect.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use migratekit_core::task::CancellationToken;
 use migratekit_core::tunnels::standing::RefusedForward;
 use migratekit_core::tunnels::{
-    API_PORT, ClientOptions, LocalForward, LocalService, PrivateKey, Reverse, Standing, Tunnel, TunnelOptions, TunnelState, Way,
+    API_PORT, ClientOptions, LocalForward, LocalService, LoginKey, Reverse, Standing, Tunnel, TunnelOptions, TunnelState, Way,
 };
 use migratekit_core::{Error, ErrorKind, Result};
 use serde_json::json;
@@ -21,7 +22,7 @@ const CONNECT: &str = "keep a tunnel up";
 pub(crate) async fn run(global: &Global, args: TunnelConnectArgs, cancel: CancellationToken) -> Result<()> {
     let (host, port) = server(&args.to)?;
     let print = args.host_key_fingerprint.parse().map_err(|e: Error| e.with("option", "--host-key-fingerprint"))?;
-    let mut client = ClientOptions::new(host, port, PrivateKey::read(&args.key).await?, print);
+    let mut client = ClientOptions::new(host, port, LoginKey::read(&args.key).await?, print);
     client.user = args.user;
     let mut options = TunnelOptions::new(client);
     options.locals = args.local.iter().map(|text| local(text)).collect::<Result<_>>()?;

@@ -58,7 +58,7 @@ pub(crate) async fn run(global: &Global, args: TunnelServeArgs, cancel: Cancella
                 written.cancel();
                 end
             };
-            let (end, (), ()) = tokio::join!(serve, vmas.tend(&server, &stop), connections.keep(&server, &written));
+            let (end, (), ()) = tokio::join!(serve, vmas.tend(&server, &written), connections.keep(&server, &written));
             end
         }
     };

@@ -1,4 +1,4 @@
-//! `migratekit vma`: the administrator's side of the trust in VMAs. The VMA's side is in `vma_enroll`.
+//! `migratekit vma`: the administrator's side of the trust in VMAs. The VMA's side is in `vma_enroll` and `vma_rotate`.
 
 use migratekit_core::clock::Timestamp;
 use migratekit_core::model::{AuditEntry, ConnectionAudit, Enrollment};
@@ -9,7 +9,7 @@ use migratekit_core::{Engine, Result};
 use serde::Serialize;
 
 use crate::args::{Global, VmaArgs, VmaCommand};
-use crate::commands::vma_enroll;
+use crate::commands::{vma_enroll, vma_rotate};
 use crate::table::{Table, dash, facts, plain, when, when_or_dash};
 use crate::{output, place};
 
@@ -20,7 +20,7 @@ pub(crate) async fn run(global: &Global, args: VmaArgs, cancel: &CancellationTok
     match args.command {
         VmaCommand::Limits => output::result(global, &all_limits(), |all| limit_table(all)),
         VmaCommand::Enroll(args) => vma_enroll::run(global, args, cancel).await,
-        VmaCommand::RotateKey { key } => vma_enroll::rotate(global, &key, cancel).await,
+        VmaCommand::RotateKey { key } => vma_rotate::run(global, &key, cancel).await,
         command => {
             let engine = place::open(global, &args.place, cancel).await?;
             administer(global, &engine, command).await

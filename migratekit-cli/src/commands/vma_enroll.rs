@@ -5,8 +5,8 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use migratekit_core::task::{self, CancellationToken};
-use migratekit_core::tunnels::{Client, ClientOptions, PrivateKey, PublicKey};
-use migratekit_core::vmas::{Code, Oma, Rotating, take_over};
+use migratekit_core::tunnels::PrivateKey;
+use migratekit_core::vmas::{Code, Oma};
 use migratekit_core::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 
@@ -19,19 +19,19 @@ const PORT: u16 = 443;
 
 /// What a VMA has to know of its OMA, as it is kept and printed.
 #[derive(Serialize, Deserialize)]
-struct Known {
-    host: String,
-    port: u16,
+pub(super) struct Known {
+    pub(super) host: String,
+    pub(super) port: u16,
     /// The VMA's name there.
-    name: String,
+    pub(super) name: String,
     /// The key to pin, as OpenSSH writes it.
-    host_key: String,
-    host_key_fingerprint: String,
-    enrollment: String,
+    pub(super) host_key: String,
+    pub(super) host_key_fingerprint: String,
+    pub(super) enrollment: String,
     /// The fingerprint of the VMA's own key.
-    fingerprint: String,
-    status: String,
-    reverse_port: Option<u16>,
+    pub(super) fingerprint: String,
+    pub(super) status: String,
+    pub(super) reverse_port: Option<u16>,
 }
 
 pub(crate) async fn run(global: &Global, args: EnrollArgs, cancel: &CancellationToken) -> Result<()> {
@@ -79,39 +79,8 @@ pub(crate) async fn run(global: &Global, args: EnrollArgs, cancel: &Cancellation
     })
 }
 
-/// `migratekit vma rotate-key`: a new key beside the old one, taken by the OMA, come in by; then it takes the old one's place. What was cut off
-/// half-way is gone on with.
-pub(crate) async fn rotate(global: &Global, key: &Path, cancel: &CancellationToken) -> Result<()> {
-    let (known_path, new_path) = (beside(key, ".oma"), beside(key, ".new"));
-    let mut known = read_known(&known_path).await?;
-    let host_key: PublicKey = known.host_key.parse()?;
-    let (old, (new, made)) = (PrivateKey::read(key).await?, PrivateKey::read_or_make(&new_path).await?);
-    let options = ClientOptions::new(&known.host, known.port, new.clone(), host_key.fingerprint());
-    let rotating = async {
-        // A key that was there already may have been taken before this program was ended.
-        if made || Client::new(options.clone()).connect().await.is_err() {
-            let (enrollment, name) = (&known.enrollment.parse()?, known.name.as_str());
-            let rotating = Rotating { host_key: &host_key, enrollment, name, version: env!("CARGO_PKG_VERSION"), old: &old, new: &new };
-            Oma::at(known.host.clone(), known.port).rotate(&rotating).await?;
-        }
-        let by_old = ClientOptions { key: old.clone(), ..options.clone() };
-        take_over(&Client::new(options.clone()), &Client::new(by_old)).await
-    };
-    tokio::select! {
-        done = rotating => done?,
-        () = cancel.cancelled() => return Err(Error::new(ErrorKind::Cancelled, "rotate the key", "it was asked to end; the same again goes on")),
-    }
-    let (from, to) = (new_path, key.to_owned());
-    let moved = task::blocking(move || std::fs::rename(&from, &to)).await?;
-    moved.map_err(|e| Error::from_io("rotate the key", e).with("path", key.display()))?;
-    known.fingerprint = new.public().fingerprint().to_string();
-    keep(key, &known).await?;
-    output::result(global, &known, |known| {
-        facts([("key", Some(known.fingerprint.clone())), ("enrollment", Some(known.enrollment.clone()))])
-    })
-}
-
-async fn read_known(path: &Path) -> Result<Known> {
+/// What `vma enroll` kept.
+pub(super) async fn read_known(path: &Path) -> Result<Known> {
     const READ: &str = "read what is known of the OMA";
     let file = path.to_owned();
     let text =
@@ -122,7 +91,7 @@ async fn read_known(path: &Path) -> Result<Known> {
 }
 
 /// The file of this name and more.
-fn beside(path: &Path, more: &str) -> PathBuf {
+pub(super) fn beside(path: &Path, more: &str) -> PathBuf {
     let mut path = path.as_os_str().to_owned();
     path.push(more);
     PathBuf::from(path)
@@ -141,7 +110,7 @@ fn address(to: &str) -> Result<(String, u16)> {
 }
 
 /// Writes what is known beside the key, as a whole or not at all.
-async fn keep(key: &Path, known: &Known) -> Result<()> {
+pub(super) async fn keep(key: &Path, known: &Known) -> Result<()> {
     let (text, path) = (output::json(known)?, beside(key, ".oma"));
     task::blocking(move || write(&path, &text).map_err(|e| Error::from_io("keep what is known of the OMA", e).with("path", path.display())))
         .await?

@@ -33,5 +33,7 @@ mod run;
 mod signals;
 mod small_disk;
 mod tunnel;
+mod tunnel_catalog;
 mod tunnel_kill;
 mod vma;
+mod vma_rotate;

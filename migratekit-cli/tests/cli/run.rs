@@ -75,6 +75,15 @@ pub fn wait_allocated(path: &Path, bytes: u64, child: &mut Child) -> bool {
     }
 }
 
+/// Waits for what must happen.
+pub fn until(what: &str, is: impl Fn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(120);
+    while !is() {
+        assert!(Instant::now() < end, "waited for: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// A folder in memory if there is room for `bytes`, else where temporary files go.
 pub fn roomy_dir(bytes: u64) -> tempfile::TempDir {
     let memory = Path::new("/dev/shm");

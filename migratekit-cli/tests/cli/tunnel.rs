@@ -44,11 +44,6 @@ impl Serving {
         Serving { child, port, fingerprint: (*fingerprint).to_owned() }
     }
 
-    /// Where it listens.
-    pub(crate) fn listen(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
-    }
-
     pub(crate) fn address(&self, export: &str) -> String {
         format!("ssh://127.0.0.1:{}/{export}", self.port)
     }
@@ -126,13 +121,13 @@ fn a_disk_goes_through_the_tunnel_between_two_processes_and_comes_back() {
 }
 
 /// `tunnel connect`, with its lines as they come.
-struct Connecting {
+pub(crate) struct Connecting {
     child: Child,
     lines: std::sync::mpsc::Receiver<String>,
 }
 
 impl Connecting {
-    fn start(args: &[&str]) -> Self {
+    pub(crate) fn start(args: &[&str]) -> Self {
         let mut child = command(&[&["tunnel", "connect"], args].concat()).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
         let (said, lines) = std::sync::mpsc::channel();
         let out = BufReader::new(child.stdout.take().unwrap());
@@ -141,7 +136,7 @@ impl Connecting {
     }
 
     /// The next line that says this.
-    fn says(&self, what: &str) -> String {
+    pub(crate) fn says(&self, what: &str) -> String {
         let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
         let mut before = Vec::new();
         while let Ok(line) = self.lines.recv_timeout(end.saturating_duration_since(std::time::Instant::now())) {
@@ -153,7 +148,7 @@ impl Connecting {
         panic!("it does not say {what:?}, but {before:#?}")
     }
 
-    fn stop(mut self, signal: Signal) {
+    pub(crate) fn stop(mut self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
         self.says("stopped");
         assert_eq!(self.child.wait().unwrap().code(), Some(0), "{signal:?}");
@@ -168,7 +163,7 @@ impl Drop for Connecting {
 }
 
 /// Echoes at a free port, as a service of another process.
-fn echo_service() -> String {
+pub(crate) fn echo_service() -> String {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     std::thread::spawn(move || {
@@ -180,7 +175,7 @@ fn echo_service() -> String {
 }
 
 /// Words to an echo and back.
-fn talk(address: &str) {
+pub(crate) fn talk(address: &str) {
     use std::io::{Read as _, Write as _};
     let mut socket = std::net::TcpStream::connect(address).unwrap();
     socket.write_all(b"are you there").unwrap();
@@ -197,7 +192,8 @@ fn a_vma_keeps_its_tunnel_up_and_says_so() {
     let (service, agent, reverse) = (echo_service(), echo_service(), free_port());
     let port = service.rsplit_once(':').unwrap().1.to_owned();
     let listen = format!("127.0.0.1:{reverse}");
-    let serving = Serving::with(folder.path(), "0", &["--permit-open", &service, "--permit-listen", &listen]);
+    let at = free_port().to_string();
+    let serving = Serving::with(folder.path(), &at, &["--permit-open", &service, "--permit-listen", &listen]);
     let (to, print) = (format!("127.0.0.1:{}", serving.port), serving.fingerprint.clone());
     let enter = ["--to", to.as_str(), "--key", key.as_str(), "--host-key-fingerprint", print.as_str()];
     let forward = format!("127.0.0.1:0:127.0.0.1:{port}");
@@ -209,7 +205,6 @@ fn a_vma_keeps_its_tunnel_up_and_says_so() {
     talk(&local);
     talk(&listen);
     // The server comes again, at the same address and with the same key: so does the tunnel.
-    let at = serving.port.clone();
     serving.stop();
     connecting.says("disconnected: ");
     let serving = Serving::with(folder.path(), &at, &["--permit-open", &service, "--permit-listen", &listen]);

@@ -10,6 +10,7 @@ use migratekit_core::copy::{INTERVAL_BYTES, MEASURED_IN_FLIGHT};
 use migratekit_core::nbd::export::PlainExport;
 use migratekit_core::nbd::{Listener, Server, ServerConfig};
 use migratekit_core::task::CancellationToken;
+use migratekit_core::testing::peer::free_port;
 use migratekit_core::testing::{Operation, Recorder, Rng};
 
 use crate::run::{allocated, command, roomy_dir, run_within, wait_allocated};
@@ -99,8 +100,10 @@ fn ledger_of(target: &Path) -> PathBuf {
 #[test]
 fn the_tunnels_server_is_killed_and_the_copy_goes_on() {
     let scene = Scene::new();
-    let serving = scene.serve("127.0.0.1:0");
-    let (far, print, listen) = (serving.address("disk"), serving.fingerprint.clone(), serving.listen());
+    // A port that nobody else is given while the server is away.
+    let listen = format!("127.0.0.1:{}", free_port());
+    let serving = scene.serve(&listen);
+    let (far, print) = (serving.address("disk"), serving.fingerprint.clone());
     let mut copier = command(&scene.copier(&far, &print, &[])).stdin(Stdio::null()).spawn().unwrap();
     assert!(wait_allocated(&scene.target, SIZE / 4 * 3, &mut copier), "the copy ended before the fault");
     serving.kill();

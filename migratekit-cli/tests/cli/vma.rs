@@ -11,10 +11,10 @@ use serde_json::Value;
 use crate::run::{command, random_image, run_within, succeed};
 
 /// `tunnel serve` from a catalog.
-struct Serving {
-    child: Child,
-    port: String,
-    fingerprint: String,
+pub(crate) struct Serving {
+    pub(crate) child: Child,
+    pub(crate) port: String,
+    pub(crate) fingerprint: String,
 }
 
 impl Drop for Serving {
@@ -25,30 +25,41 @@ impl Drop for Serving {
 }
 
 /// Where everything of a test is.
-struct Site<'a> {
-    folder: &'a Path,
+pub(crate) struct Site<'a> {
+    pub(crate) folder: &'a Path,
     store: String,
     key_file: String,
 }
 
 impl<'a> Site<'a> {
-    fn new(folder: &'a Path) -> Self {
-        let store = format!("sqlite://{}", folder.join("catalog.db").display());
+    pub(crate) fn new(folder: &'a Path) -> Self {
+        Site::on(folder, format!("sqlite://{}", folder.join("catalog.db").display()))
+    }
+
+    /// With this catalog.
+    pub(crate) fn on(folder: &'a Path, store: String) -> Self {
         Site { folder, store, key_file: folder.join("vault").display().to_string() }
     }
 
-    fn path(&self, name: &str) -> String {
+    pub(crate) fn path(&self, name: &str) -> String {
         self.folder.join(name).display().to_string()
     }
 
-    fn with_place<'b>(&'b self, args: &[&'b str]) -> Vec<&'b str> {
+    pub(crate) fn with_place<'b>(&'b self, args: &[&'b str]) -> Vec<&'b str> {
         [args, &["--store", &self.store, "--key-file", &self.key_file]].concat()
     }
 
-    fn serve(&self, export: &str) -> Serving {
+    pub(crate) fn serve(&self, export: &str) -> Serving {
+        self.serve_with(&["--export", export])
+    }
+
+    pub(crate) fn serve_with(&self, more: &[&str]) -> Serving {
         let host_key = self.path("host_key");
-        let args = ["tunnel", "serve", "--listen", "127.0.0.1:0", "--host-key", &host_key, "--export", export];
-        let mut child = command(&self.with_place(&args)).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        let args = [&["tunnel", "serve", "--listen", "127.0.0.1:0", "--host-key", &host_key], more].concat();
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.path("serve.log")).unwrap();
+        let mut serve = command(&self.with_place(&args));
+        serve.env("MIGRATEKIT_LOG", "migratekit_core::tunnels=info,warn").stderr(log);
+        let mut child = serve.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -57,23 +68,42 @@ impl<'a> Site<'a> {
         Serving { child, port, fingerprint: (*fingerprint).to_owned() }
     }
 
-    fn json(&self, args: &[&str]) -> Value {
+    pub(crate) fn json(&self, args: &[&str]) -> Value {
         serde_json::from_str(&succeed(&[&self.with_place(args)[..], &["--output", "json"]].concat())).unwrap()
     }
 
     /// What a refused command says, and its code.
-    fn refused(&self, args: &[&str]) -> (i32, String) {
+    pub(crate) fn refused(&self, args: &[&str]) -> (i32, String) {
         let out = run_within(60, &self.with_place(args));
         (out.status.code().unwrap(), String::from_utf8_lossy(&out.stderr).into_owned())
     }
 
     /// `vma enroll`, its code on standard input.
-    fn enroll(&self, port: &str, code: &str, more: &[&str]) -> Child {
+    pub(crate) fn enroll(&self, port: &str, code: &str, more: &[&str]) -> Child {
         let (to, key) = (format!("127.0.0.1:{port}"), self.path("vma_key"));
         let args = [&["vma", "enroll", "--to", &to, "--key", &key, "--name", "vma-1", "--output", "json"], more].concat();
         let mut child = command(&args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         child.stdin.take().unwrap().write_all(code.as_bytes()).unwrap();
         child
+    }
+}
+
+impl Site<'_> {
+    /// Enrolls the VMA and approves it; its fingerprint.
+    pub(crate) fn trust(&self, serving: &Serving) -> String {
+        let code = self.json(&["vma", "pairing-code"])["pairing_code"].as_str().unwrap().to_owned();
+        let out = self.enroll(&serving.port, &code, &["--no-wait"]).wait_with_output().unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        let known: Value = serde_json::from_slice(&out.stdout).unwrap();
+        let print = known["fingerprint"].as_str().unwrap();
+        self.json(&["vma", "approve", "vma-1", "--fingerprint", print]);
+        print.to_owned()
+    }
+
+    /// The lines of the serving process's log with all these words.
+    pub(crate) fn logged(&self, words: &[&str]) -> usize {
+        let log = std::fs::read_to_string(self.path("serve.log")).unwrap();
+        log.lines().filter(|line| words.iter().all(|word| line.contains(word))).count()
     }
 }
 

@@ -133,8 +133,8 @@ fn has_port(place: &str) -> bool {
 /// How one comes in at a tunnel's server.
 #[derive(Debug, Clone)]
 pub struct TunnelAccess {
-    /// By this key.
-    pub key: tunnels::PrivateKey,
+    /// By this key; one that lies in a file is read again whenever a connection is made.
+    pub key: tunnels::LoginKey,
     /// The server's.
     pub host_key: tunnels::Fingerprint,
 }
@@ -184,7 +184,7 @@ mod tests {
     fn access() -> TunnelAccess {
         let key = tunnels::PrivateKey::generate().unwrap();
         let host_key = key.public().fingerprint();
-        TunnelAccess { key, host_key }
+        TunnelAccess { key: key.into(), host_key }
     }
 
     #[test]

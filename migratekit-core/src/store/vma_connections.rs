@@ -1,9 +1,9 @@
 //! Whether approved VMAs are connected, as the tunnel sees it: `vma_active_connections`. Their rows are made by an approval and ended by
 //! a revocation ([`super::Enrollments`]); what happens between is written here, and never to a row that is ended.
 
-use super::Tx;
 use super::contexts::MAX_PAGE;
 use super::enrollments::{CONNECTION, connection};
+use super::{Tx, dialect};
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::id::EnrollmentId;
@@ -22,9 +22,13 @@ impl Tx {
 }
 
 impl VmaConnections<'_> {
-    /// Those of a key that are not ended; one, if the key was approved.
+    /// Those of a key that are not ended; one, if the key was approved. To be changed in the same transaction: until its end nobody else
+    /// gives the row another key.
     pub async fn of_key(&self, fingerprint: &str) -> Result<Vec<Connection>> {
-        let text = format!("SELECT {CONNECTION} FROM vma_active_connections WHERE vma_fingerprint = ? AND connection_status <> 'revoked'");
+        let text = format!(
+            "SELECT {CONNECTION} FROM vma_active_connections WHERE vma_fingerprint = ? AND connection_status <> 'revoked'{}",
+            dialect::for_update(self.0.backend())
+        );
         self.0.sql("look for a VMA's connection", text).bind(fingerprint).all(connection).await
     }
 

@@ -8,6 +8,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use rustix::process::Signal;
+
 use super::peer::{Peer, free_port, program};
 
 /// What every server is started with: small, and without what tests have no use for.
@@ -62,7 +64,7 @@ impl MariaDb {
         server
     }
 
-    /// Starts it again on its own data, after [`MariaDb::kill`].
+    /// Starts it again on its own data, after [`MariaDb::stop`] or [`MariaDb::kill`].
     pub fn restart(&mut self) {
         let mut command = as_mysql();
         command.arg(program("mariadbd")).args(SETTINGS);
@@ -71,6 +73,14 @@ impl MariaDb {
         command.arg(format!("--log-error={}", self.path("log"))).args(&self.more);
         let _ = fs::remove_file(self.socket());
         self.peer = Some(Peer::spawn("mariadbd", command).wait_path(Path::new(&self.socket())));
+    }
+
+    /// Ends it in order, and waits for that.
+    pub fn stop(&mut self) {
+        if let Some(peer) = self.peer.take() {
+            peer.signal(Signal::TERM);
+            let _ = peer.wait();
+        }
     }
 
     /// `kill -9`, and waits for its end.

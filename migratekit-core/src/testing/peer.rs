@@ -5,10 +5,13 @@
 
 use std::fs;
 use std::net::TcpListener;
+use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::fs::FileTypeExt as _;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -36,21 +39,34 @@ pub fn program(name: &str) -> String {
     panic!("{name} is not installed; run: {INSTALL}");
 }
 
-/// A port nobody listens on, not handed out before in this process.
+/// The ports that tests are given. They lie below those that the kernel gives to whoever asks for any (32768 and up, unless it was told
+/// otherwise): a program that is to listen there later, or again, finds its port, and who tries to reach it meanwhile does not come out at
+/// itself, as on the loopback happens with a port of the kernel's choice.
+const PORTS: std::ops::Range<u16> = 20_000..32_000;
+
+/// A port of the loopback that nobody listens on, and that is given to nobody else on this host while this process lives.
 ///
 /// # Panics
-/// When the loopback interface has no free port.
-#[allow(clippy::expect_used)]
+/// When there is no free port.
+#[allow(clippy::expect_used, clippy::panic)]
 pub fn free_port() -> u16 {
-    static USED: Mutex<Vec<u16>> = Mutex::new(Vec::new());
-    loop {
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free loopback port").port();
-        let mut used = USED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if !used.contains(&port) {
-            used.push(port);
+    /// What keeps others from the ports of this process: a name that no two sockets can have, and that goes with the process.
+    static HELD: Mutex<Vec<UnixListener>> = Mutex::new(Vec::new());
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Processes that start at once do not all begin at the same place.
+    let (all, first) = (PORTS.end - PORTS.start, std::process::id().wrapping_mul(7919));
+    let tries = std::iter::repeat_with(|| NEXT.fetch_add(1, Ordering::Relaxed)).take(usize::from(all));
+    for n in tries {
+        let offset = u16::try_from(first.wrapping_add(u32::from(n)) % u32::from(all)).unwrap_or(0);
+        let port = PORTS.start + offset;
+        let name = SocketAddr::from_abstract_name(format!("migratekit-test-port-{port}")).expect("the name of a socket");
+        let Ok(held) = UnixListener::bind_addr(&name) else { continue };
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            HELD.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(held);
             return port;
         }
     }
+    panic!("no port of {PORTS:?} is free");
 }
 
 /// A running program.

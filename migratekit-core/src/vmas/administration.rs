@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::codes::Code;
 use super::enrollment::{SUBJECT, record, step, waiting};
-use super::limits::{CODE_TIME, MAX_LIVE_CODES, MAX_REVERSE_PORTS, TEND_PAUSE};
+use super::limits::{CODE_TIME, MAX_LIVE_CODES, MAX_REVERSE_PORTS, SERVED_TIMES, TEND_PAUSE};
 use super::{Vmas, keys, rotation};
 use crate::clock::{self, Timestamp};
 use crate::error::{Error, ErrorKind, Result};
@@ -55,7 +55,7 @@ pub struct TrustedVma {
 pub enum Cut {
     /// By the process that serves the tunnel: what was connected has ended.
     ByServer,
-    /// No process that serves answered, and nothing was known to be connected.
+    /// No process that serves was known, nor answered, and nothing was known to be connected.
     NothingServed,
 }
 
@@ -180,7 +180,7 @@ impl Vmas {
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`]; [`ErrorKind::Changed`] when it is not trusted (any more); [`ErrorKind::Timeout`] when it is known to be
-    /// connected and no serving process cut it: the key does not come in any more, and the process that serves next finishes it.
+    /// connected, or a process to serve, and none cut it in time: the key does not come in any more, and the process that serves finishes it.
     pub async fn revoke(&self, id: &EnrollmentId, by: &str, server: Option<&Server>) -> Result<Cut> {
         let write = |tx: Tx| async move {
             let (mut found, now) = (get(&tx, REVOKE, id).await?, tx.now().await?);
@@ -208,12 +208,13 @@ impl Vmas {
 
     /// Waits until the serving process finished a revocation; without one, finishes it here.
     async fn wait_for_server(&self, id: &EnrollmentId) -> Result<Cut> {
-        let end = clock::now() + self.revoke_time;
+        let served = self.is_served().await?;
+        let end = clock::now() + if served { self.revoke_time.saturating_mul(SERVED_TIMES) } else { self.revoke_time };
         loop {
             let connection = self.store.read(REVOKE, |tx| async move { tx.enrollments().connection(id).await }).await?;
             match connection.map(|c| c.status) {
                 Some(ConnectionStatus::Revoked) => return Ok(Cut::ByServer),
-                Some(ConnectionStatus::Connected) if clock::now() >= end => {
+                status if clock::now() >= end && (served || status == Some(ConnectionStatus::Connected)) => {
                     let text = "the key does not come in any more, but no serving process said that its connections have ended";
                     return Err(Error::new(ErrorKind::Timeout, REVOKE, text).with("enrollment", id));
                 }

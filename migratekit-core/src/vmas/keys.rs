@@ -3,7 +3,7 @@
 //! Nothing is kept in memory: an approval or revocation that is committed counts at the next look, whichever process made it. The serving
 //! process also [tends](Vmas::tend) what is left to do: it finishes the revocations of other processes, which wait for it.
 
-use super::limits::TEND_PAUSE;
+use super::limits::{LAST_SIGN, SIGN_PAUSE, TEND_PAUSE};
 use super::{Vmas, administration, rotation};
 use crate::block::BoxFuture;
 use crate::clock;
@@ -48,9 +48,16 @@ impl Vmas {
     }
 
     /// Finishes revocations that other processes began, until `cancel`: cuts what is connected, waits for its end, writes the audit. And
-    /// rotations whose new key came in.
+    /// rotations whose new key came in. It says in the catalog that the tunnel is served, so that those others wait for it.
     pub async fn tend(&self, server: &Server, cancel: &CancellationToken) {
+        let mut next_sign = clock::now();
         loop {
+            if clock::now() >= next_sign {
+                match self.say_served().await {
+                    Ok(()) => next_sign = clock::now() + SIGN_PAUSE,
+                    Err(error) => tracing::warn!(%error, "that the tunnel is served could not be said; it is tried again"),
+                }
+            }
             for (what, end) in [("revocations", self.finish_revocations(server).await), ("rotations", self.finish_rotations(server).await)]
             {
                 if let Err(error) = end {
@@ -58,9 +65,12 @@ impl Vmas {
                 }
             }
             tokio::select! {
-                () = cancel.cancelled() => return,
+                () = cancel.cancelled() => break,
                 () = clock::sleep(TEND_PAUSE) => {}
             }
+        }
+        if !matches!(clock::within(LAST_SIGN, self.say_not_served()).await, Some(Ok(()))) {
+            tracing::warn!("that the tunnel is served no more could not be said; the last sign holds for a while");
         }
     }
 

@@ -32,6 +32,14 @@ pub const STRETCH_PASSES: u32 = 2;
 pub const TEND_PAUSE: Duration = Duration::from_millis(400);
 /// How long a revocation by another process waits until the one that serves has cut the connections: some looks and a write.
 pub const REVOKE_TIME: Duration = Duration::from_secs(5);
+/// So many times as long for one that is known to serve: its disks may be slow, and what it writes is waited for.
+pub const SERVED_TIMES: u32 = 6;
+/// Between two signs of the process that serves.
+pub const SIGN_PAUSE: Duration = Duration::from_secs(5);
+/// For how long a sign holds: some signs and a catalog that was busy.
+pub const SERVED_TIME: Duration = Duration::from_secs(30);
+/// For the last sign, when it ends.
+pub const LAST_SIGN: Duration = Duration::from_secs(2);
 /// From a new key's coming in to the old one's being out: some looks and a write.
 pub const ROTATE_TIME: Duration = Duration::from_secs(30);
 /// A request of the VMA: connection, TLS and answer.

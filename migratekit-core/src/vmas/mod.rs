@@ -35,6 +35,7 @@ mod keys;
 pub mod limits;
 pub mod proof;
 mod rotation;
+mod served;
 pub mod wire;
 
 use std::time::Duration;
@@ -72,7 +73,8 @@ impl Vmas {
         Reception::new(self.store.clone(), self.vault.clone(), host_key)
     }
 
-    /// Waits so long for the process that serves, instead of [`limits::REVOKE_TIME`].
+    /// Waits so long for a process that serves, instead of [`limits::REVOKE_TIME`]; for one that is known to, [six times](limits::SERVED_TIMES)
+    /// as long.
     #[must_use]
     pub fn revoke_time(mut self, time: Duration) -> Self {
         self.revoke_time = time;

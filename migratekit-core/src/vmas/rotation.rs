@@ -9,6 +9,9 @@
 //!
 //! The enrollment stays the same, with its name, its port and whatever refers to it. Until the new key came in, its row is a **successor**:
 //! approved, without a port, and approved by the enrollment it succeeds. A revocation of the VMA revokes its successor with it.
+//!
+//! On the VMA the new key takes the old one's place in its file between the second and the last step, while both come in. Clients
+//! [read it at each login](crate::tunnels::LoginKey): when the old one is out its connections are cut, and come back by the new one.
 
 use serde_json::json;
 
@@ -141,13 +144,30 @@ impl Vmas {
 }
 
 /// The VMA's row takes the successor's key, and the successor goes. Whoever comes second changes nothing.
+///
+/// Whether the VMA is connected is from here on what is known of the new key: what was written of it so far stands in the successor's row,
+/// and what is written later finds the VMA's by the new key. Nobody finds a row by the old key any more, so its end is never written. Of a
+/// new key whose coming is not written yet nothing is known; that follows.
 async fn succeed(tx: &Tx, successor: &EnrollmentId) -> Result<()> {
     let (all, now) = (tx.enrollments(), tx.now().await?);
     let Some(new) = all.get(successor).await?.filter(|new| new.status == EnrollmentStatus::Approved) else { return Ok(()) };
     let Some(replaces) = succeeds(&new) else { return Ok(()) };
     let Some(replaced) = trusted(tx, &replaces).await? else { return Ok(()) };
+    let known = (tx.vma_connections().of_key(&replaced.fingerprint).await?, tx.vma_connections().of_key(&new.fingerprint).await?);
     all.remove(successor).await?;
     all.replace_key(&replaces, &new.public_key, &new.fingerprint, now).await?;
     let details = json!({ "rotated": true, "old_fingerprint": replaced.fingerprint });
-    record(tx, &replaces, ConnectionEvent::Connection, None, Some(&details), now).await
+    record(tx, &replaces, ConnectionEvent::Connection, None, Some(&details), now).await?;
+    let (Some(by_old), Some(by_new)) = (known.0.into_iter().next(), known.1.into_iter().next()) else { return Ok(()) };
+    if by_new.connected_at.is_none() {
+        return Ok(());
+    }
+    let (id, name, fingerprint) = (by_old.id, replaced.name, new.fingerprint);
+    let last_seen_at = by_old.last_seen_at.max(by_new.last_seen_at);
+    all.set_connection(&Connection { id, enrollment: replaces.clone(), name, fingerprint, last_seen_at, ..by_new }).await?;
+    if (by_old.status, by_new.status) != (ConnectionStatus::Connected, ConnectionStatus::Disconnected) {
+        return Ok(());
+    }
+    let details = json!({ "why": "its key was replaced, and by the new one it is not there" });
+    record(tx, &replaces, ConnectionEvent::Disconnection, None, Some(&details), now).await
 }

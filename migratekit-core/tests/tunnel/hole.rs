@@ -14,6 +14,7 @@ use tokio::sync::watch;
 enum Fate {
     Carried,
     Swallowed,
+    LetGo,
     Cut,
 }
 
@@ -70,6 +71,11 @@ impl Path {
         self.tell(Fate::Swallowed);
     }
 
+    /// Ends the connections that were swallowed; the others are carried on.
+    pub(crate) fn let_go(&self) {
+        self.tell(Fate::LetGo);
+    }
+
     /// Whether later connections are closed at once.
     pub(crate) fn close(&self, closed: bool) {
         self.closed.store(closed, Ordering::SeqCst);
@@ -88,12 +94,16 @@ impl Path {
 
 async fn carry(mut client: TcpStream, mut server: TcpStream, mut fate: watch::Receiver<(u64, Fate)>) {
     fate.borrow_and_update();
-    let carried = tokio::io::copy_bidirectional(&mut client, &mut server);
-    tokio::select! {
-        _ = carried => return,
-        _ = fate.changed() => {}
+    {
+        let mut carried = std::pin::pin!(tokio::io::copy_bidirectional(&mut client, &mut server));
+        loop {
+            tokio::select! {
+                _ = &mut carried => return,
+                changed = fate.changed() => if changed.is_err() || fate.borrow_and_update().1 != Fate::LetGo { break },
+            }
+        }
     }
-    if fate.borrow_and_update().1 == Fate::Swallowed {
+    if fate.borrow().1 == Fate::Swallowed {
         // The sockets stay open, and each side's words are taken; until an end gives up.
         let (mut a, mut b) = (vec![0; 65536], vec![0; 65536]);
         let (mut open, mut other) = (true, true);
@@ -101,7 +111,7 @@ async fn carry(mut client: TcpStream, mut server: TcpStream, mut fate: watch::Re
             tokio::select! {
                 n = client.read(&mut a), if open => open = n.is_ok_and(|n| n > 0),
                 n = server.read(&mut b), if other => other = n.is_ok_and(|n| n > 0),
-                changed = fate.changed() => if changed.is_err() || fate.borrow_and_update().1 == Fate::Cut { return },
+                changed = fate.changed() => if changed.is_err() || fate.borrow_and_update().1 != Fate::Swallowed { return },
             }
         }
     }

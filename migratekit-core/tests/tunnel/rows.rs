@@ -22,7 +22,18 @@ on_both_catalogs! {
 }
 
 /// A VMA of the catalog, with its connection.
-async fn enrolled(store: &Store, key: &PrivateKey, port: u16, now: (EnrollmentStatus, ConnectionStatus)) -> EnrollmentId {
+pub(crate) async fn enrolled(store: &Store, key: &PrivateKey, port: u16, now: (EnrollmentStatus, ConnectionStatus)) -> EnrollmentId {
+    approved(store, key, Some(port), "ann", now).await
+}
+
+/// As [`enrolled`], approved by whomever; with the id of a VMA it is that one's successor.
+pub(crate) async fn approved(
+    store: &Store,
+    key: &PrivateKey,
+    reverse_port: Option<u16>,
+    by: &str,
+    now: (EnrollmentStatus, ConnectionStatus),
+) -> EnrollmentId {
     let (id, at) = (EnrollmentId::generate(), Timestamp::now());
     let enrollment = &Enrollment {
         id: id.clone(),
@@ -34,8 +45,8 @@ async fn enrolled(store: &Store, key: &PrivateKey, port: u16, now: (EnrollmentSt
         ip_address: None,
         challenge_nonce: None,
         status: now.0,
-        reverse_port: Some(port),
-        approved_by: Some("ann".into()),
+        reverse_port,
+        approved_by: Some(by.into()),
         approved_at: Some(at),
         expires_at: at,
         created_at: at,
@@ -61,19 +72,19 @@ async fn enrolled(store: &Store, key: &PrivateKey, port: u16, now: (EnrollmentSt
     id
 }
 
-async fn row(store: &Store, id: &EnrollmentId) -> Connection {
+pub(crate) async fn row(store: &Store, id: &EnrollmentId) -> Connection {
     store.read("look", |tx| async move { tx.enrollments().connection(id).await }).await.unwrap().unwrap()
 }
 
 /// Oldest first.
-async fn history(store: &Store) -> Vec<ConnectionAudit> {
+pub(crate) async fn history(store: &Store) -> Vec<ConnectionAudit> {
     let mut all = store.read("look", |tx| async move { tx.enrollments().history(None).await }).await.unwrap();
     all.reverse();
     all
 }
 
 /// Waits until the row is as wanted.
-async fn becomes(store: &Store, id: &EnrollmentId, what: &str, is: impl Fn(&Connection) -> bool) -> Connection {
+pub(crate) async fn becomes(store: &Store, id: &EnrollmentId, what: &str, is: impl Fn(&Connection) -> bool) -> Connection {
     soon(what, async {
         loop {
             let now = row(store, id).await;

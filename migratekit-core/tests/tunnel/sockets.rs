@@ -84,12 +84,38 @@ async fn a_port_that_somebody_has_is_refused_and_that_is_said() {
     let second = PrivateKey::generate().unwrap();
     rig.keys.allow(&second, "vma-2", Some(port));
     let mut theirs = options(&rig, &path);
-    theirs.client.key = second;
+    theirs.client.key = second.into();
     let theirs = Kept::start(theirs).await;
     assert_eq!(theirs.stands().await.refused.len(), 1);
     talk_to(port, 1000).await;
     theirs.close().await;
     kept.close().await;
+    listens(port, false).await;
+    rig.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vma_that_comes_by_another_key_of_its_own_has_its_port_at_once() {
+    let (rig, port) = with_sockets().await;
+    let path = Path::to(rig.address).await;
+    let by_old = Kept::start(options(&rig, &path)).await;
+    assert!(by_old.stands().await.refused.is_empty());
+    // As in a rotation: both keys come in as one VMA, and the old one's connection is not gone yet.
+    let new = PrivateKey::generate().unwrap();
+    rig.keys.allow(&new, "vma-1", Some(port));
+    let mut others = options(&rig, &path);
+    others.client.key = new.into();
+    let by_new = Kept::start(others).await;
+    assert_eq!((by_new.stands().await.reverse_port, by_new.stands().await.refused.len()), (Some(port), 0));
+    by_old.close().await;
+    soon("the old one is gone", async {
+        while rig.server.connected().len() != 1 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    })
+    .await;
+    talk_to(port, 1000).await;
+    by_new.close().await;
     listens(port, false).await;
     rig.close().await;
 }

@@ -20,13 +20,13 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use crate::rig::soon;
 
 /// An sshd that permits one port to be opened and one to be listened at, run by the user of the test for that user.
-struct Sshd {
+pub(crate) struct Sshd {
     _peer: Peer,
-    options: ClientOptions,
+    pub(crate) options: ClientOptions,
     folder: tempfile::TempDir,
 }
 
-async fn sshd(open: u16, listen: u16) -> Sshd {
+pub(crate) async fn sshd(open: u16, listen: u16) -> Sshd {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
     let (host_key, _) = PrivateKey::read_or_make(&path("host_key")).await.unwrap();
@@ -159,7 +159,7 @@ async fn our_client_copies_through_an_openssh_that_was_told_what_we_print_and_no
     assert_eq!(got, b"hello");
 
     // A key that sshd does not know, and a host key that is not its own.
-    let stranger = ClientOptions { key: PrivateKey::generate().unwrap(), ..sshd.options.clone() };
+    let stranger = ClientOptions { key: PrivateKey::generate().unwrap().into(), ..sshd.options.clone() };
     assert_eq!(soon("a stranger", Client::new(stranger).connect()).await.unwrap_err().kind(), ErrorKind::Denied);
     let other = ClientOptions { host_key: PrivateKey::generate().unwrap().public().fingerprint(), ..sshd.options.clone() };
     let refused = soon("another server", Client::new(other).connect()).await.unwrap_err();

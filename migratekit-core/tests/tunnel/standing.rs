@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use migratekit_core::ErrorKind;
 use migratekit_core::task::CancellationToken;
+use migratekit_core::testing::peer::free_port;
 use migratekit_core::tunnels::hello::HELLO_PORT;
 use migratekit_core::tunnels::server::Event;
 use migratekit_core::tunnels::standing::Forward;
@@ -52,7 +53,7 @@ async fn what_the_server_does_not_give_is_said_and_the_rest_works() {
     let mut no_port = options(&rig, &path);
     let key = PrivateKey::generate().unwrap();
     rig.keys.allow(&key, "vma-2", None);
-    no_port.client.key = key;
+    no_port.client.key = key.into();
     let kept = Kept::start(no_port).await;
     let refused = kept.stands().await.refused.clone();
     let [reverse, local] = refused.as_slice() else { panic!("{refused:?}") };
@@ -118,7 +119,9 @@ async fn twenty_reconnects_make_all_again_and_leave_nothing_behind() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_is_away_for_a_while_or_starts_anew_finds_its_vma_again() {
-    let rig = Rig::with(both(), quick).await;
+    // A port that nobody else is given while the server is away.
+    let listener = TcpListener::bind(("127.0.0.1", free_port())).await.unwrap();
+    let rig = Rig::on(listener, both(), quick).await;
     let path = Path::to(rig.address).await;
     let kept = Kept::start(options(&rig, &path)).await;
     kept.stands().await;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use migratekit_core::id::EnrollmentId;
 use migratekit_core::model::{ConnectionEvent as Did, ConnectionStatus, EnrollmentStatus};
-use migratekit_core::task::Scope;
+use migratekit_core::task::{CancellationToken, Scope};
 use migratekit_core::testing::catalog::change;
 use migratekit_core::tunnels::{PrivateKey, Server, ServerOptions};
 use migratekit_core::vmas::Cut;
@@ -121,10 +121,28 @@ async fn a_revocation_is_finished_by_the_process_that_serves(store: Store) {
     let patient = site.vmas.clone().revoke_time(std::time::Duration::from_secs(30));
     assert_eq!(patient.revoke(&trusted.id, "ann", None).await.unwrap(), Cut::ByServer);
     tasks.close().await.unwrap();
+    assert!(store.read("look", |tx| async move { tx.facts().get("tunnel_served_at").await }).await.unwrap().is_none(), "it ended in order");
     for key in [&key, &other] {
         let ends = site.history(key).await.iter().filter(|did| **did == Did::Revocation).count();
         assert_eq!(ends, 1, "it is told once");
     }
+    // One that ended in order is not waited for; one that stands still, or was killed a moment ago, is, and nothing is claimed for it.
+    let slow = new_key();
+    let trusted = site.trusted(&slow, "vma-4").await;
+    let (vmas, server) = (site.vmas.clone(), Server::new(ServerOptions::new(PrivateKey::generate().unwrap(), Arc::new(site.vmas.keys()))));
+    let killed = tokio::spawn(async move { vmas.tend(&server, &CancellationToken::new()).await });
+    let served = || store.read("look", |tx| async move { tx.facts().get("tunnel_served_at").await });
+    migratekit_core::clock::within(std::time::Duration::from_secs(30), async {
+        while served().await.unwrap().is_none() {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .expect("it does not say that it serves");
+    killed.abort();
+    let _ = killed.await;
+    assert_eq!(site.vmas.revoke(&trusted.id, "ann", None).await.unwrap_err().kind(), ErrorKind::Timeout);
+    assert_eq!(site.history(&slow).await.last(), Some(&Did::Approval));
     // In one process: the server is asked at once.
     let third = new_key();
     let trusted = site.trusted(&third, "vma-3").await;

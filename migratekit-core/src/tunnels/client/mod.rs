@@ -19,6 +19,7 @@ use super::algorithms::{PREFERRED, rekey};
 use super::channel::Flow;
 use super::channels::{Broken, Channels, hello};
 use super::keys::{Fingerprint, PrivateKey};
+use super::login_key::LoginKey;
 use super::stream::TunnelStream;
 use super::transport::{Control, Transport};
 use super::{USER, limits};
@@ -42,8 +43,8 @@ pub struct ClientOptions {
     pub port: u16,
     /// By which name to log in ([`USER`]).
     pub user: String,
-    /// By which key.
-    pub key: PrivateKey,
+    /// By which key; one that lies in a file is read again at each login.
+    pub key: LoginKey,
     /// The one key the server may have.
     pub host_key: Fingerprint,
     /// [`limits::KEEPALIVE`].
@@ -59,12 +60,12 @@ pub struct ClientOptions {
 impl ClientOptions {
     /// With the times of [`limits`].
     #[must_use]
-    pub fn new(host: impl Into<String>, port: u16, key: PrivateKey, host_key: Fingerprint) -> Self {
+    pub fn new(host: impl Into<String>, port: u16, key: impl Into<LoginKey>, host_key: Fingerprint) -> Self {
         ClientOptions {
             host: host.into(),
             port,
             user: USER.to_owned(),
-            key,
+            key: key.into(),
             host_key,
             keepalive: limits::KEEPALIVE,
             connect_time: limits::CONNECT_TIME,
@@ -120,20 +121,31 @@ impl Client {
         error.with("host", &self.options.host).with("port", self.options.port)
     }
 
-    /// Makes a connection and logs in.
+    /// Makes a connection and logs in, by the key as it is now. Refused, it looks whether the key was replaced meanwhile, and tries that one.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] for an unknown host; [`ErrorKind::Unreachable`] and [`ErrorKind::Timeout`]; [`ErrorKind::Denied`] when the
     /// server shows another key than the pinned one, or does not take ours; [`ErrorKind::Unsupported`] when there is no algorithm that
     /// both sides take; [`ErrorKind::Protocol`] when it does not speak SSH.
     pub async fn connect(&self) -> Result<Link> {
+        let key = self.options.key.now().await;
+        match self.connect_by(&key).await {
+            Err(refused) if refused.kind() == ErrorKind::Denied => {
+                let replaced = self.options.key.now().await;
+                if replaced.public() == key.public() { Err(refused) } else { self.connect_by(&replaced).await }
+            }
+            made => made,
+        }
+    }
+
+    async fn connect_by(&self, key: &PrivateKey) -> Result<Link> {
         let late = || self.error(ErrorKind::Timeout, "the server did not answer within the deadline");
         let socket = self.socket().await?;
         let _ = socket.set_nodelay(true);
         let control = Arc::new(Control::default());
         // Cuts what is begun if we leave early, by an error or because nobody waits any more.
         let guard = CutUnlessKept(Some(Arc::clone(&control)));
-        let login = self.login(Transport::new(socket, Arc::clone(&control)), Arc::clone(&control));
+        let login = self.login(Transport::new(socket, Arc::clone(&control)), Arc::clone(&control), key);
         let link = clock::within(self.options.connect_time, login).await.ok_or_else(late)??;
         guard.keep();
         Ok(link)
@@ -150,7 +162,7 @@ impl Client {
         })
     }
 
-    async fn login(&self, transport: Transport<TcpStream>, control: Arc<Control>) -> Result<Link> {
+    async fn login(&self, transport: Transport<TcpStream>, control: Arc<Control>, key: &PrivateKey) -> Result<Link> {
         let channels = Channels::new(Arc::clone(&control), limits::MAX_CHANNELS);
         let shared = Arc::new(Shared {
             pinned: self.options.host_key.clone(),
@@ -164,13 +176,13 @@ impl Client {
         let connection = Connection(Arc::clone(&shared));
         let begun = russh::client::connect_stream(Arc::clone(&self.config), transport, connection).await;
         let mut handle = begun.map_err(|e| self.refused(e, &shared))?;
-        let key = PrivateKeyWithHashAlg::new(self.options.key.inner(), None);
-        let answer = handle.authenticate_publickey(self.options.user.clone(), key).await.map_err(|e| self.refused(e.into(), &shared))?;
+        let by_key = PrivateKeyWithHashAlg::new(key.inner(), None);
+        let answer = handle.authenticate_publickey(self.options.user.clone(), by_key).await.map_err(|e| self.refused(e.into(), &shared))?;
         if !answer.success() {
             return Err(self
                 .error(ErrorKind::Denied, "the server does not take this key")
                 .with("user", &self.options.user)
-                .with("key", self.options.key.public().fingerprint()));
+                .with("key", key.public().fingerprint()));
         }
         let (watched, seen, silence) = (Arc::clone(&control), Arc::clone(&shared), self.options.silence);
         shared.tasks.lock().unwrap_or_else(PoisonError::into_inner).spawn(async move {

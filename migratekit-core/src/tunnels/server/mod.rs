@@ -42,6 +42,7 @@ use super::hello::{Dialect, HELLO_PORT};
 use super::keys::{PrivateKey, PublicKey};
 use super::limits;
 use super::probe::Probing;
+use super::relay::PAUSE;
 use super::stream::TunnelStream;
 use super::transport::{Control, Transport};
 use super::{Fingerprint, Vma};
@@ -180,9 +181,6 @@ impl Inner {
         lock(&self.connections).iter().filter(|live| live.peer.get().is_some_and(&which)).cloned().collect()
     }
 }
-
-/// The pause after a failed accept (too many open files): connections in the queue wait, and the processor rests.
-const PAUSE: Duration = Duration::from_millis(100);
 
 impl Server {
     /// A server that listens nowhere yet.

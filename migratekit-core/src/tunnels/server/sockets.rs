@@ -2,7 +2,7 @@
 //! process [`Server::open`](super::Server::open) leads to a VMA without a socket, and whoever may use this host may use such a socket.
 //!
 //! A socket is made when a VMA first listens at its port and lives as long as any connection of that VMA does: one that comes again takes
-//! over from its dead predecessor. Each accepted connection gets a stream of the newest connection that listens.
+//! over from its dead predecessor, by another key too when its key was replaced. Each accepted connection gets a stream of the newest connection that listens.
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
@@ -10,16 +10,15 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 
 use super::live::{Live, lock};
-use super::{Inner, PAUSE, Peer, Server};
+use super::{Inner, Peer, Server};
 use crate::clock;
 use crate::task::{CancellationToken, Scope};
-use crate::tunnels::keys::PublicKey;
+use crate::tunnels::Vma;
 use crate::tunnels::limits::REVERSE_STREAMS;
 use crate::tunnels::policy::Refusal;
-use crate::tunnels::relay::relay;
+use crate::tunnels::relay::{self, relay};
 
 /// A port that is in use is tried so many times.
 const BIND_TRIES: u32 = 20;
@@ -32,7 +31,7 @@ pub(super) struct Sockets(Mutex<HashMap<u16, Socket>>);
 
 #[derive(Debug)]
 struct Socket {
-    key: PublicKey,
+    vma: Arc<Vma>,
     tasks: Scope,
 }
 
@@ -55,13 +54,13 @@ impl Sockets {
     fn try_hold(&self, server: &Arc<Inner>, peer: &Peer, port: u16) -> std::io::Result<Option<()>> {
         let mut open = lock(&self.0);
         if let Some(socket) = open.get(&port) {
-            return Ok((socket.key == peer.key).then_some(()));
+            return Ok((socket.vma == peer.vma).then_some(()));
         }
         let listener = bind(port)?;
         let mut tasks = Scope::new();
-        let (server, key, token) = (Arc::downgrade(server), peer.key.clone(), tasks.token().clone());
-        tasks.spawn(accept(server, listener, key, token));
-        open.insert(port, Socket { key: peer.key.clone(), tasks });
+        let (server, vma, token) = (Arc::downgrade(server), Arc::clone(&peer.vma), tasks.token().clone());
+        tasks.spawn(accept(server, listener, vma, token));
+        open.insert(port, Socket { vma: Arc::clone(&peer.vma), tasks });
         Ok(Some(()))
     }
 
@@ -82,36 +81,17 @@ fn bind(port: u16) -> std::io::Result<TcpListener> {
     TcpListener::from_std(listener)
 }
 
-async fn accept(server: Weak<Inner>, listener: TcpListener, key: PublicKey, end: CancellationToken) {
-    let (mut tasks, places) = (Scope::child_of(&end), Arc::new(Semaphore::new(REVERSE_STREAMS)));
-    loop {
-        // Who finds no place waits in the listener's queue.
-        let accepted = async { (Arc::clone(&places).acquire_owned().await, listener.accept().await) };
-        let (place, accepted) = tokio::select! {
-            () = end.cancelled() => break,
-            accepted = accepted => accepted,
-        };
-        let Ok((socket, _)) = accepted else {
-            clock::sleep(PAUSE).await;
-            continue;
-        };
-        let (server, key, end) = (server.clone(), key.clone(), end.clone());
-        tasks.spawn(async move {
-            tokio::select! {
-                () = end.cancelled() => {}
-                () = forward(&server, socket, &key) => {}
-            }
-            drop(place);
-        });
-    }
-    if let Err(error) = tasks.close().await {
-        tracing::error!(%error, "a forward to a VMA failed");
-    }
+async fn accept(server: Weak<Inner>, listener: TcpListener, vma: Arc<Vma>, end: CancellationToken) {
+    relay::accept(listener, REVERSE_STREAMS, end, |socket| {
+        let (server, vma) = (server.clone(), Arc::clone(&vma));
+        async move { forward(&server, socket, &vma).await }
+    })
+    .await;
 }
 
-async fn forward(server: &Weak<Inner>, socket: TcpStream, key: &PublicKey) {
+async fn forward(server: &Weak<Inner>, socket: TcpStream, vma: &Vma) {
     let Some(inner) = server.upgrade() else { return };
-    match (Server { inner }).open_to(|peer| peer.key == *key).await {
+    match (Server { inner }).open_to(|peer| *peer.vma == *vma).await {
         Ok(stream) => relay(socket, stream).await,
         Err(error) => tracing::warn!(%error, "a connection to a VMA's port was closed"),
     }
@@ -129,11 +109,11 @@ impl Inner {
         let Some(sockets) = &self.sockets else { return };
         // Who listens is looked up under the lock, after which a newcomer finds its socket, or none.
         let mut open = lock(&sockets.0);
-        let listening: Vec<(PublicKey, Vec<u16>)> = self
+        let listening: Vec<(Arc<Vma>, Vec<u16>)> = self
             .live(|_| true)
             .iter()
-            .filter_map(|live| Some((live.peer.get()?.key.clone(), lock(&live.listening).iter().map(|(_, port)| *port).collect())))
+            .filter_map(|live| Some((Arc::clone(&live.peer.get()?.vma), lock(&live.listening).iter().map(|(_, port)| *port).collect())))
             .collect();
-        open.retain(|port, socket| listening.iter().any(|(key, ports)| *key == socket.key && ports.contains(port)));
+        open.retain(|port, socket| listening.iter().any(|(vma, ports)| *vma == socket.vma && ports.contains(port)));
     }
 }

@@ -97,7 +97,7 @@ impl Inner {
             talk => {
                 link.ping(limits::HELLO_TIME).await?;
                 stands();
-                let end = self.ping(link).await;
+                let end = self.ping(link, standing).await;
                 drop(talk);
                 end
             }
@@ -187,13 +187,22 @@ impl Inner {
         }
     }
 
-    /// The same for a server that knows no questions of ours: by the requests of SSH itself.
-    async fn ping(&self, link: &Link) -> Result<()> {
+    /// The same for a server that knows no questions of ours: by the requests of SSH itself. Such a server does not know either that this
+    /// tunnel is the one which had its port before: it holds it until it has seen the old connection's end, so it is asked again.
+    async fn ping(&self, link: &Arc<Link>, mut standing: Standing) -> Result<()> {
         let (probing, mut probed) = (self.options.probing, Probed::default());
         loop {
             tokio::select! {
                 _ = link.ended() => return Ok(()),
                 () = clock::sleep(probing.interval) => {}
+            }
+            let refused = standing.refused.iter().position(|r| matches!(r.forward, Forward::Reverse { port: Some(_) }));
+            if let Some(refused) = refused
+                && let (Some(port), _) = self.listen(link, None).await?
+            {
+                standing.refused.remove(refused);
+                standing.reverse_port = Some(port);
+                self.says(TunnelState::Connected(Arc::new(standing.clone())));
             }
             let (began, answer) = (clock::now(), link.ping(probing.deadline).await);
             probed.asked += 1;

@@ -5,14 +5,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 
 use super::Inner;
-use crate::clock;
 use crate::error::{Error, Result};
-use crate::task::{CancellationToken, Scope};
+use crate::task::CancellationToken;
 use crate::tunnels::limits::{OWN_CONNECTIONS, SHARED_STREAMS};
-use crate::tunnels::relay::relay;
+use crate::tunnels::relay::{self, relay};
 use crate::tunnels::stream::TunnelStream;
 
 /// How the connections of a forward travel.
@@ -35,9 +33,6 @@ pub struct LocalForward {
     pub way: Way,
 }
 
-/// The pause after a failed accept (too many open files): connections in the queue wait, and the processor rests.
-const PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
-
 /// Listens for a forward.
 pub(super) async fn bind(forward: &LocalForward) -> Result<(TcpListener, SocketAddr)> {
     let fail = |e: io::Error| Error::from_io("listen for a forward", e).with("address", forward.listen);
@@ -52,30 +47,11 @@ pub(super) async fn serve(inner: Arc<Inner>, listener: TcpListener, forward: Loc
         Way::OwnConnection => OWN_CONNECTIONS,
         Way::Control => SHARED_STREAMS,
     };
-    let (mut tasks, places) = (Scope::child_of(&end), Arc::new(Semaphore::new(most)));
-    loop {
-        // Who finds no place waits in the listener's queue.
-        let accepted = async { (Arc::clone(&places).acquire_owned().await, listener.accept().await) };
-        let (place, accepted) = tokio::select! {
-            () = end.cancelled() => break,
-            accepted = accepted => accepted,
-        };
-        let Ok((socket, _)) = accepted else {
-            clock::sleep(PAUSE).await;
-            continue;
-        };
-        let (inner, end) = (Arc::clone(&inner), end.clone());
-        tasks.spawn(async move {
-            tokio::select! {
-                () = end.cancelled() => {}
-                () = carry(&inner, socket, forward) => {}
-            }
-            drop(place);
-        });
-    }
-    if let Err(error) = tasks.close().await {
-        tracing::error!(%error, "a forwarded connection failed");
-    }
+    relay::accept(listener, most, end, |socket| {
+        let inner = Arc::clone(&inner);
+        async move { carry(&inner, socket, forward).await }
+    })
+    .await;
 }
 
 async fn carry(inner: &Inner, socket: TcpStream, forward: LocalForward) {

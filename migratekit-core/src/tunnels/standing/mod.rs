@@ -19,7 +19,8 @@
 //!   questions unanswered. What was known of it is logged, and stands in the state.
 //! - **It never gives up by itself**, not even when the server says no: a VMA that is approved later, or again, comes in.
 //!
-//! What it does not do: it changes no key and believes no other server than the pinned one.
+//! What it does not do: it changes no key (it reads [its own](super::LoginKey) again at each login) and believes no other server than the
+//! pinned one.
 
 mod connection;
 mod local;
