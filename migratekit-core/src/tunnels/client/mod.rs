@@ -11,6 +11,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use russh::client::AuthResult;
 use russh::keys::PrivateKeyWithHashAlg;
 use tokio::net::TcpStream;
 
@@ -123,7 +124,8 @@ impl Client {
     /// Makes a connection and logs in.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`] for an unknown host; [`ErrorKind::Unreachable`] and [`ErrorKind::Timeout`]; [`ErrorKind::Denied`] when the
+    /// [`ErrorKind::NotFound`] for an unknown host; [`ErrorKind::Unreachable`] and [`ErrorKind::Timeout`], also when the server has no room
+    /// for this key now or cannot tell now who may come in; [`ErrorKind::Denied`] when the
     /// server shows another key than the pinned one, or does not take ours; [`ErrorKind::Unsupported`] when there is no algorithm that
     /// both sides take; [`ErrorKind::Protocol`] when it does not speak SSH.
     pub async fn connect(&self) -> Result<Link> {
@@ -166,6 +168,11 @@ impl Client {
         let mut handle = begun.map_err(|e| self.refused(e, &shared))?;
         let key = PrivateKeyWithHashAlg::new(self.options.key.inner(), None);
         let answer = handle.authenticate_publickey(self.options.user.clone(), key).await.map_err(|e| self.refused(e.into(), &shared))?;
+        // russh calls it a failure too when the connection ended before the answer; a server that says no names the ways in that are left.
+        if matches!(&answer, AuthResult::Failure { remaining_methods, .. } if remaining_methods.is_empty()) {
+            let text = "the server ended the login without an answer: it has no room for this key now, or cannot tell now who may come in";
+            return Err(self.error(ErrorKind::Unreachable, text));
+        }
         if !answer.success() {
             return Err(self
                 .error(ErrorKind::Denied, "the server does not take this key")
@@ -206,6 +213,7 @@ impl Client {
             }
             Broken::Ssh(e) => self.error(ErrorKind::Protocol, "the server does not speak SSH as it should").with_source(e),
             Broken::Peer(why) => self.error(ErrorKind::Protocol, why),
+            Broken::NotNow(why) => self.error(ErrorKind::Unreachable, why),
         }
     }
 

@@ -55,7 +55,7 @@ pub trait KeySource: Send + Sync {
     /// Who holds `key` now; `None`: nobody who may come in.
     ///
     /// # Errors
-    /// When it cannot be told. A login is refused then; a live connection goes on.
+    /// When it cannot be told. A login is ended without an answer then, so that the peer comes again; a live connection goes on.
     fn holder<'a>(&'a self, key: &'a PublicKey) -> BoxFuture<'a, Result<Option<Vma>>>;
 }
 
