@@ -1,9 +1,10 @@
 //! What an administrator does: codes, approval, rejection, revocation, and what can be seen of it all.
 //!
 //! A revocation has two halves. The first is a row: from then on the key does not come in. The second follows when the connections of
-//! the key and the handlers of their streams have ended: the connection's row, and the line of the history. So once that line is
-//! committed nothing of this VMA is written or acknowledged any more. The second half is done by the process that serves the tunnel:
-//! at once when it is this one, else at its next look; a process that dies between the halves leaves the second to the next one.
+//! the VMA, whichever of its keys they showed, and the handlers of their streams have ended: the connection's row, and the line of the
+//! history. So once that line is committed nothing of this VMA is written or acknowledged any more. The second half is done by the process
+//! that serves the tunnel: at once when it is this one, else at its next look; a process that dies between the halves leaves the second to
+//! the next one.
 
 use serde::Serialize;
 use serde_json::json;
@@ -194,10 +195,13 @@ impl Vmas {
             }
             Ok(all)
         };
-        let mut cut = Cut::ByServer;
-        for revoked in self.store.write(REVOKE, write).await? {
-            if let Some(server) = server {
-                server.revoke(&revoked.fingerprint.parse()?).await;
+        let (mut cut, all) = (Cut::ByServer, self.store.write(REVOKE, write).await?);
+        // By its name, which all these rows have: whichever key a connection showed, one of a rotation that is over too.
+        if let (Some(server), Some(revoked)) = (server, all.last()) {
+            server.revoke_vma(&revoked.name).await;
+        }
+        for revoked in all {
+            if server.is_some() {
                 finish(&self.store, &revoked.id, "this process").await?;
             } else {
                 cut = self.wait_for_server(&revoked.id).await?;

@@ -38,6 +38,10 @@ pub const ROTATE_TIME: Duration = Duration::from_secs(30);
 pub const REQUEST_TIME: Duration = Duration::from_secs(20);
 /// The longest answer a VMA reads, in bytes.
 pub const MAX_ANSWER: usize = 16 * 1024;
+/// Revocations whose second half is under way at a time; further ones, whose connections are cut too, wait for a later look.
+pub const MAX_FINISHING: usize = 256;
+/// How long the second half of one waits for the streams to end before that is said in the log, and begun anew.
+pub const FINISH_TIME: Duration = Duration::from_secs(60);
 
 /// Names, values and units of all of them, for people.
 #[must_use]

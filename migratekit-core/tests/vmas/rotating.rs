@@ -21,7 +21,7 @@ async fn ask(site: &Site, rotating: &Rotating<'_>) -> Result<EnrollAnswer> {
 }
 
 /// A rotation up to where both keys come in.
-async fn rotate(site: &Site, rotating: &Rotating<'_>) -> VerifyRequest {
+pub(crate) async fn rotate(site: &Site, rotating: &Rotating<'_>) -> VerifyRequest {
     let answer = ask(site, rotating).await.unwrap();
     let verify = rotating.answered(&EXPORTER, &NONCE, &answer).unwrap();
     let result = site.reception.verify(&verify, &caller(1)).await.unwrap();

@@ -293,6 +293,17 @@ impl Server {
         }
     }
 
+    /// As [`Server::revoke`], for a VMA by its name, whichever keys its connections showed: after a rotation those of the old one may
+    /// still write. They are cut at once; what is returned ends when they and the handlers of their streams have ended.
+    pub fn revoke_vma(&self, vma: &str) -> impl Future<Output = ()> + Send + use<> {
+        let cut = self.cut(|peer| peer.vma.name == vma);
+        async move {
+            for live in cut {
+                live.done.cancelled().await;
+            }
+        }
+    }
+
     fn cut(&self, which: impl Fn(&Peer) -> bool) -> Vec<Arc<Live>> {
         let cut = self.inner.live(which);
         for live in &cut {
