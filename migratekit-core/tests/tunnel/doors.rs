@@ -91,10 +91,10 @@ async fn the_server_opens_streams_to_a_vma_that_listens_at_its_port() {
 }
 
 #[tokio::test]
-async fn channels_of_a_connection_and_connections_of_a_key_are_counted_and_given_back() {
+async fn channels_of_a_connection_and_connections_of_a_vma_are_counted_and_given_back() {
     let rig = Rig::with(vec![(NBD_PORT, Arc::new(Echo))], |options| {
         options.bounds.channels = 3;
-        options.bounds.sessions_per_key = 2;
+        options.bounds.sessions_per_vma = 2;
     })
     .await;
     let link = rig.client().connect().await.unwrap();

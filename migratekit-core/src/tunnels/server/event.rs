@@ -65,7 +65,7 @@ pub enum Event {
         /// The user's name, as it was given.
         user: String,
     },
-    /// The key has as many connections as it may.
+    /// The VMA has as many connections as it may, or there is no more room for any of its number.
     TooMany {
         /// Whose.
         peer: Peer,

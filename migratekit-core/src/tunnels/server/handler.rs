@@ -101,7 +101,7 @@ impl Handler for Connection {
         let Some(peer) = self.find(user, key.public_key, key.algorithm).await? else { return Ok(self.no_key(user, key.public_key)) };
         if !self.live.login(peer.clone(), &self.server.bounds) {
             // After a cut of the path, those that nobody knows to be dead yet must not keep the VMA out.
-            if !self.server.make_room(&peer.key) || !self.live.login(peer.clone(), &self.server.bounds) {
+            if !self.server.make_room(&peer.vma.name) || !self.live.login(peer.clone(), &self.server.bounds) {
                 self.server.saw(&Event::TooMany { peer });
                 return Err(Broken::NotNow("there are as many connections of the VMA as may be"));
             }

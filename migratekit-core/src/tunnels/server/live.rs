@@ -81,12 +81,12 @@ impl Live {
         }
     }
 
-    /// The peer showed its key. `false`: there are as many connections of it as may be.
+    /// The peer showed its key. `false`: there are as many connections as may be.
     pub(super) fn login(&self, peer: Peer, bounds: &super::Bounds) -> bool {
         {
             let mut place = lock(&self.place);
             let Some(old) = place.as_ref() else { return false };
-            let Some(new) = lock(&self.census).login(old, peer.key.fingerprint(), bounds) else { return false };
+            let Some(new) = lock(&self.census).login(old, &peer.vma.name, bounds) else { return false };
             *place = Some(new);
         }
         let _ = self.peer.set(peer);

@@ -155,7 +155,7 @@ struct Inner {
     speaks: Dialect,
     probing: Probing,
     silence: Duration,
-    /// For how long a connection has been silent that may have to make room for another of its key: a living one answers the keepalives.
+    /// For how long a connection has been silent that may have to make room for another of its VMA: a living one answers the keepalives.
     stale: Duration,
     sockets: Option<Sockets>,
     census: Arc<Mutex<Census>>,
