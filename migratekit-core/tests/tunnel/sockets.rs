@@ -94,6 +94,36 @@ async fn a_port_that_somebody_has_is_refused_and_that_is_said() {
     rig.close().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vma_that_changes_its_key_keeps_its_port() {
+    let (rig, port) = with_sockets().await;
+    let path = Path::to(rig.address).await;
+    let by_old = Kept::start(options(&rig, &path)).await;
+    assert_eq!(by_old.stands().await.reverse_port, Some(port));
+    talk_to(port, 1000).await;
+    // It comes by its new key while the old one's connection stands, and nothing is refused.
+    let new = PrivateKey::generate().unwrap();
+    rig.keys.allow(&new, "vma-1", Some(port));
+    let mut theirs = options(&rig, &path);
+    theirs.client.key = new;
+    let by_new = Kept::start(theirs).await;
+    let stands = by_new.stands().await;
+    assert!(stands.reverse_port == Some(port) && stands.refused.is_empty(), "{stands:?}");
+    talk_to(port, 1000).await;
+    // The old one goes; the socket is the VMA's still.
+    by_old.close().await;
+    soon("the old connection is gone", async {
+        while rig.server.connected().len() > 1 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    })
+    .await;
+    talk_to(port, 100_000).await;
+    by_new.close().await;
+    listens(port, false).await;
+    rig.close().await;
+}
+
 /// A program that is ended when the test leaves.
 struct Running(std::process::Child);
 

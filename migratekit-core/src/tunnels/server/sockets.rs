@@ -16,7 +16,6 @@ use super::live::{Live, lock};
 use super::{Inner, PAUSE, Peer, Server};
 use crate::clock;
 use crate::task::{CancellationToken, Scope};
-use crate::tunnels::keys::PublicKey;
 use crate::tunnels::limits::REVERSE_STREAMS;
 use crate::tunnels::policy::Refusal;
 use crate::tunnels::relay::relay;
@@ -32,7 +31,8 @@ pub(super) struct Sockets(Mutex<HashMap<u16, Socket>>);
 
 #[derive(Debug)]
 struct Socket {
-    key: PublicKey,
+    /// Whose it is, whichever of its keys it comes by: one that changes its key keeps its port.
+    vma: String,
     tasks: Scope,
 }
 
@@ -55,13 +55,13 @@ impl Sockets {
     fn try_hold(&self, server: &Arc<Inner>, peer: &Peer, port: u16) -> std::io::Result<Option<()>> {
         let mut open = lock(&self.0);
         if let Some(socket) = open.get(&port) {
-            return Ok((socket.key == peer.key).then_some(()));
+            return Ok((socket.vma == peer.vma.name).then_some(()));
         }
         let listener = bind(port)?;
         let mut tasks = Scope::new();
-        let (server, key, token) = (Arc::downgrade(server), peer.key.clone(), tasks.token().clone());
-        tasks.spawn(accept(server, listener, key, token));
-        open.insert(port, Socket { key: peer.key.clone(), tasks });
+        let (server, vma, token) = (Arc::downgrade(server), peer.vma.name.clone(), tasks.token().clone());
+        tasks.spawn(accept(server, listener, vma.clone(), token));
+        open.insert(port, Socket { vma, tasks });
         Ok(Some(()))
     }
 
@@ -82,7 +82,7 @@ fn bind(port: u16) -> std::io::Result<TcpListener> {
     TcpListener::from_std(listener)
 }
 
-async fn accept(server: Weak<Inner>, listener: TcpListener, key: PublicKey, end: CancellationToken) {
+async fn accept(server: Weak<Inner>, listener: TcpListener, vma: String, end: CancellationToken) {
     let (mut tasks, places) = (Scope::child_of(&end), Arc::new(Semaphore::new(REVERSE_STREAMS)));
     loop {
         // Who finds no place waits in the listener's queue.
@@ -95,11 +95,11 @@ async fn accept(server: Weak<Inner>, listener: TcpListener, key: PublicKey, end:
             clock::sleep(PAUSE).await;
             continue;
         };
-        let (server, key, end) = (server.clone(), key.clone(), end.clone());
+        let (server, vma, end) = (server.clone(), vma.clone(), end.clone());
         tasks.spawn(async move {
             tokio::select! {
                 () = end.cancelled() => {}
-                () = forward(&server, socket, &key) => {}
+                () = forward(&server, socket, &vma) => {}
             }
             drop(place);
         });
@@ -109,9 +109,9 @@ async fn accept(server: Weak<Inner>, listener: TcpListener, key: PublicKey, end:
     }
 }
 
-async fn forward(server: &Weak<Inner>, socket: TcpStream, key: &PublicKey) {
+async fn forward(server: &Weak<Inner>, socket: TcpStream, vma: &str) {
     let Some(inner) = server.upgrade() else { return };
-    match (Server { inner }).open_to(|peer| peer.key == *key).await {
+    match (Server { inner }).open_to(|peer| peer.vma.name == vma).await {
         Ok(stream) => relay(socket, stream).await,
         Err(error) => tracing::warn!(%error, "a connection to a VMA's port was closed"),
     }
@@ -129,11 +129,11 @@ impl Inner {
         let Some(sockets) = &self.sockets else { return };
         // Who listens is looked up under the lock, after which a newcomer finds its socket, or none.
         let mut open = lock(&sockets.0);
-        let listening: Vec<(PublicKey, Vec<u16>)> = self
+        let listening: Vec<(String, Vec<u16>)> = self
             .live(|_| true)
             .iter()
-            .filter_map(|live| Some((live.peer.get()?.key.clone(), lock(&live.listening).iter().map(|(_, port)| *port).collect())))
+            .filter_map(|live| Some((live.peer.get()?.vma.name.clone(), lock(&live.listening).iter().map(|(_, port)| *port).collect())))
             .collect();
-        open.retain(|port, socket| listening.iter().any(|(key, ports)| *key == socket.key && ports.contains(port)));
+        open.retain(|port, socket| listening.iter().any(|(vma, ports)| *vma == socket.vma && ports.contains(port)));
     }
 }
