@@ -12,6 +12,7 @@ use serde_json::json;
 use super::codes::Code;
 use super::enrollment::{SUBJECT, record, step, waiting};
 use super::limits::{CODE_TIME, MAX_LIVE_CODES, MAX_REVERSE_PORTS, TEND_PAUSE};
+use super::refusals::TUNNEL;
 use super::{Vmas, keys, rotation};
 use crate::clock::{self, Timestamp};
 use crate::error::{Error, ErrorKind, Result};
@@ -120,13 +121,14 @@ impl Vmas {
         self.store.read(LIST, |tx| async move { tx.enrollments().history(fingerprint.as_deref()).await }).await
     }
 
-    /// The requests for enrollment that were refused, among the newest 1000 lines of the general audit.
+    /// The requests for enrollment that were refused, and what the tunnel refused ([`super::Refusals`]), among the newest 1000 lines of the
+    /// general audit.
     ///
     /// # Errors
     /// Those of the catalog.
     pub async fn refused(&self) -> Result<Vec<AuditEntry>> {
         let lines = self.store.read(LIST, |tx| async move { tx.audit().page(None, 1000).await }).await?;
-        Ok(lines.into_iter().filter(|line| line.subject_kind == SUBJECT && !line.success).collect())
+        Ok(lines.into_iter().filter(|line| [SUBJECT, TUNNEL].contains(&line.subject_kind.as_str()) && !line.success).collect())
     }
 
     /// The enrollment by its id, or that of a waiting or trusted VMA by its name.

@@ -10,7 +10,7 @@ use russh::server::Handle;
 use super::census::{Census, Place};
 use super::{Account, Event, Inner, Peer};
 use crate::task::{CancellationToken, Scope};
-use crate::tunnels::channels::Channels;
+use crate::tunnels::channels::{Broken, Channels};
 use crate::tunnels::probe::Probed;
 use crate::tunnels::transport::Control;
 
@@ -52,6 +52,35 @@ impl fmt::Debug for Live {
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether a session ended because the peer closed its socket: OpenSSH says goodbye, a program that is killed does not.
+pub(super) fn is_leave(why: &Broken) -> bool {
+    matches!(why, Broken::Ssh(russh::Error::IO(e)) if e.kind() == std::io::ErrorKind::UnexpectedEof)
+        || matches!(why, Broken::Ssh(russh::Error::HUP | russh::Error::Disconnect))
+}
+
+/// Whether a session ended because of what the peer sent, and not because its connection broke or went silent.
+pub(super) fn is_foul(why: &Broken) -> bool {
+    use russh::Error as E;
+    match why {
+        Broken::Peer(_) => true,
+        Broken::NotNow(_) => false,
+        Broken::Ssh(why) => !matches!(
+            why,
+            E::IO(_)
+                | E::HUP
+                | E::Disconnect
+                | E::ConnectionTimeout
+                | E::KeepaliveTimeout
+                | E::InactivityTimeout
+                | E::Elapsed(_)
+                | E::SendError
+                | E::RecvError
+                | E::Pending
+                | E::Join(_)
+        ),
+    }
 }
 
 impl Live {

@@ -33,7 +33,7 @@ pub use self::census::Bounds;
 use self::census::{Census, Place};
 pub use self::event::{Account, Event, Observer, Peer};
 use self::handler::Connection;
-use self::live::{Live, lock};
+use self::live::{Live, is_foul, is_leave, lock};
 pub use self::other::TlsHandler;
 use self::sockets::Sockets;
 use super::algorithms::{PREFERRED, rekey};
@@ -396,6 +396,11 @@ async fn run(server: Arc<Inner>, socket: TcpStream, address: SocketAddr, place: 
         tracing::error!(%error, "a handler of a stream failed");
     }
     lock(&server.connections).retain(|other| !Arc::ptr_eq(other, &live));
+    if let Err(why) = &end
+        && is_foul(why)
+    {
+        server.saw(&Event::Misbehaved { peer: live.peer.get().cloned(), address, why: why.to_string() });
+    }
     let why = live.why.get().cloned().or_else(|| end.err().filter(|why| !is_leave(why)).map(|why| why.to_string()));
     // Who was never told to have come is not told to have gone.
     let peer = live.peer.get().filter(|_| live.told.load(Ordering::SeqCst)).cloned();
@@ -413,12 +418,6 @@ impl Drop for CutOnDrop {
     }
 }
 
-/// Whether a session ended because the peer closed its socket: OpenSSH says goodbye, a program that is killed does not.
-fn is_leave(why: &Broken) -> bool {
-    matches!(why, Broken::Ssh(russh::Error::IO(e)) if e.kind() == std::io::ErrorKind::UnexpectedEof)
-        || matches!(why, Broken::Ssh(russh::Error::HUP | russh::Error::Disconnect))
-}
-
 /// The session, to its end.
 async fn session(
     server: &Arc<Inner>,
@@ -427,8 +426,12 @@ async fn session(
     (cancel, out): (&CancellationToken, &CancellationToken),
 ) -> Result<(), Broken> {
     let handler = Connection { server: Arc::clone(server), live: Arc::clone(live) };
-    let late = || Broken::Peer("the login took too long");
-    let crowded = || Broken::Peer("others came, and its source had more connections without a key than any other");
+    let no_login = |why| {
+        server.saw(&Event::NoLogin { address: live.address, why });
+        Broken::NotNow(why)
+    };
+    let late = || no_login("the login took too long");
+    let crowded = || no_login("others came, and its source had more connections without a key than any other");
     let deadline = clock::now() + server.login_time;
     let begin = russh::server::run_stream(Arc::clone(&server.config), transport, handler);
     let running = tokio::select! {
