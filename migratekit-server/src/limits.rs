@@ -7,7 +7,7 @@ use std::time::Duration;
 pub const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 /// Until the head of a request is whole, and between two requests of a connection.
 pub const HEAD_TIME: Duration = Duration::from_secs(10);
-/// Until a request is answered, its body read.
+/// From a request's head to its answer: its body is read and it is done in this time.
 pub const ANSWER_TIME: Duration = Duration::from_secs(15);
 /// The head of a request, in bytes.
 pub const MAX_HEAD: usize = 16 * 1024;

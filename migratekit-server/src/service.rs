@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
 use crate::certificate::Certificate;
-use crate::limits::{HANDSHAKE_TIME, HEAD_TIME, MAX_HEAD, MAX_HEADERS};
+use crate::limits::{ANSWER_TIME, HANDSHAKE_TIME, HEAD_TIME, MAX_HEAD, MAX_HEADERS};
 use crate::routes::{Connection, routes};
 
 const SERVE: &str = "serve a connection";
@@ -41,7 +41,10 @@ impl EnrollmentService {
     /// # Errors
     /// When certificate and key do not belong together.
     pub fn new(certificate: &Certificate, reception: Reception) -> Result<Self> {
-        Ok(EnrollmentService { acceptor: TlsAcceptor::from(certificate.server_config()?), routes: routes(Arc::new(reception)) })
+        Ok(EnrollmentService {
+            acceptor: TlsAcceptor::from(certificate.server_config()?),
+            routes: routes(Arc::new(reception), ANSWER_TIME),
+        })
     }
 
     async fn connection(&self, socket: TcpStream, address: SocketAddr) -> Result<()> {

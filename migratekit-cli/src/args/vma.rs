@@ -47,7 +47,7 @@ pub(crate) enum VmaCommand {
         /// Only of this key
         #[arg(long, value_name = "SHA256:..", conflicts_with = "refused")]
         fingerprint: Option<String>,
-        /// The requests that were refused: wrong, used and old codes, wrong proofs
+        /// What was refused: wrong, used and old codes, wrong proofs; keys, wishes and exports in the tunnel, crowds and broken packets
         #[arg(long)]
         refused: bool,
     },

@@ -10,7 +10,7 @@ use migratekit_core::copy::{Assignments, TunnelExports};
 use migratekit_core::nbd::{self, ServerConfig};
 use migratekit_core::task::{CancellationToken, Scope};
 use migratekit_core::tunnels::{AuthorizedKeys, NBD_PORT, PrivateKey, Server, ServerOptions};
-use migratekit_core::vmas::{ConnectionSettings, Connections, Vmas};
+use migratekit_core::vmas::{ConnectionSettings, Connections, RefusalSettings, Refusals, Vmas};
 use migratekit_core::{Error, ErrorKind, Result};
 use migratekit_server::{Certificate, EnrollmentService};
 use tokio::io::AsyncReadExt as _;
@@ -29,7 +29,10 @@ pub(crate) async fn run(global: &Global, args: TunnelServeArgs, cancel: Cancella
     let serving = Serving::new(global, &args, &cancel).await?;
     let exporting = nbd::Server::new(ServerConfig::default());
     let mut served = Vec::new();
-    let owners = Assignments::new();
+    let mut owners = Assignments::new();
+    if let Some(catalog) = &serving.catalog {
+        owners = owners.observed(catalog.refusals.foreign());
+    }
     for export in &args.exports {
         let (name, path) = exports::name_and_path(export)?;
         let (name, vma) = owner(name, &serving.known)?;
@@ -51,14 +54,15 @@ pub(crate) async fn run(global: &Global, args: TunnelServeArgs, cancel: Cancella
     }
     let end = match serving.catalog {
         None => server.serve(listener, stop).await,
-        Some((vmas, connections)) => {
+        Some(Catalog { vmas, connections, refusals }) => {
             let written = CancellationToken::new();
             let serve = async {
                 let end = server.serve(listener, stop.clone()).await;
                 written.cancel();
                 end
             };
-            let (end, (), ()) = tokio::join!(serve, vmas.tend(&server, &written), connections.keep(&server, &written));
+            let writers = async { tokio::join!(connections.keep(&server, &written), refusals.keep(&written)) };
+            let (end, (), ((), ())) = tokio::join!(serve, vmas.tend(&server, &written), writers);
             end
         }
     };
@@ -75,7 +79,14 @@ struct Serving {
     /// The VMAs that may come in now, by their names.
     known: BTreeSet<String>,
     /// What the catalog has to do with it, when it says who comes in.
-    catalog: Option<(Vmas, Connections)>,
+    catalog: Option<Catalog>,
+}
+
+/// What is written into the catalog, and done because of what others write there.
+struct Catalog {
+    vmas: Vmas,
+    connections: Connections,
+    refusals: Refusals,
 }
 
 impl Serving {
@@ -104,8 +115,13 @@ impl Serving {
         let service = EnrollmentService::new(&certificate, vmas.reception(host_key.clone()))?;
         let mut options = ServerOptions::new(host_key, Arc::new(vmas.keys()));
         options.other = Some(Arc::new(service));
-        options.observer = Some(connections.observer());
-        Ok(Serving { options, known, catalog: Some((vmas, connections)) })
+        let refusals = vmas.refusals(RefusalSettings::default());
+        let (comings, refused) = (connections.observer(), refusals.observer());
+        options.observer = Some(Arc::new(move |event| {
+            comings(event);
+            refused(event);
+        }));
+        Ok(Serving { options, known, catalog: Some(Catalog { vmas, connections, refusals }) })
     }
 }
 

@@ -114,7 +114,7 @@ fn a_vma_enrolls_copies_and_is_revoked_by_another_process() {
     let (source, target) = (folder.path().join("source"), folder.path().join("target"));
     random_image(&source, 8 << 20, 60, &mut Rng::new(4));
     std::fs::File::create(&target).unwrap().set_len(8 << 20).unwrap();
-    let serving = site.serve(&format!("disk@vma-1={}", target.display()));
+    let mut serving = site.serve(&format!("disk@vma-1={}", target.display()));
 
     // A wrong code is refused, and written down.
     let made = site.json(&["vma", "pairing-code"]);
@@ -141,6 +141,17 @@ fn a_vma_enrolls_copies_and_is_revoked_by_another_process() {
         assert_eq!(out.status.code(), Some(expected), "{}", String::from_utf8_lossy(&out.stderr));
     };
     copied(7);
+    // A key that may not come in is written down at once.
+    let keys_refused = || {
+        let lines = site.json(&["vma", "audit", "--refused"]);
+        let keys = lines.as_array().unwrap().iter().filter(|line| line["action"] == "tunnel.key").cloned();
+        keys.collect::<Vec<Value>>()
+    };
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while keys_refused().is_empty() {
+        assert!(std::time::Instant::now() < end, "no line about the refused key");
+    }
+    assert_eq!((&keys_refused()[0]["details"]["key"], &keys_refused()[0]["source_ip"]), (&known["fingerprint"], &"127.0.0.1".into()));
     let wrong = site.refused(&["vma", "approve", "vma-1", "--fingerprint", &serving.fingerprint]);
     assert!(wrong.0 != 0 && wrong.1.contains("another fingerprint"), "{wrong:?}");
     let approved = site.json(&["vma", "approve", "vma-1", "--fingerprint", print]);
@@ -181,7 +192,11 @@ fn a_vma_enrolls_copies_and_is_revoked_by_another_process() {
         let text = succeed(&site.with_place(args));
         assert!(!text.contains(&code) && !text.is_empty(), "{args:?}: {text}");
     }
+    // What was counted since is written when the process that serves ends: the old key, and the revoked one.
     kill_process(Pid::from_child(&serving.child), Signal::TERM).unwrap();
+    serving.child.wait().unwrap();
+    let counts = keys_refused().iter().map(|line| line["details"]["count"].as_u64().unwrap()).sum::<u64>();
+    assert!(keys_refused().len() <= 3 && counts >= 3, "{:?}", keys_refused());
 }
 
 #[test]

@@ -44,6 +44,8 @@ pub(super) enum Broken {
     Ssh(russh::Error),
     /// The peer broke the rules of the tunnel.
     Peer(&'static str),
+    /// The peer did nothing wrong: there is no room for it now, or nobody can tell who it is.
+    NotNow(&'static str),
 }
 
 impl From<russh::Error> for Broken {
@@ -56,7 +58,7 @@ impl fmt::Display for Broken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Broken::Ssh(e) => e.fmt(f),
-            Broken::Peer(why) => f.write_str(why),
+            Broken::Peer(why) | Broken::NotNow(why) => f.write_str(why),
         }
     }
 }
@@ -65,7 +67,7 @@ impl std::error::Error for Broken {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Broken::Ssh(e) => Some(e),
-            Broken::Peer(_) => None,
+            Broken::Peer(_) | Broken::NotNow(_) => None,
         }
     }
 }

@@ -21,14 +21,19 @@ pub const READ_AHEAD: u64 = 2 * WINDOW as u64 + MIB;
 pub const SOCKET_READ: usize = 128 * 1024;
 /// Channels of one connection. A bulk connection has one; more than a few come only through forwarded ports.
 pub const MAX_CHANNELS: usize = 16;
-/// Connections of one key: the control connection and those of sixteen disks over a long way, at sixteen each.
-pub const MAX_SESSIONS_PER_KEY: usize = 257;
+/// Connections of one VMA: the control connection and those of sixteen disks over a long way, at sixteen each.
+pub const MAX_SESSIONS_PER_VMA: usize = 257;
 /// Connections that have not shown a key yet, from one address.
 pub const MAX_HANDSHAKES_PER_SOURCE: usize = 64;
 /// Connections that have not shown a key yet, from everywhere; further ones are closed at once.
 pub const MAX_HANDSHAKES: usize = 256;
 /// Connections with a key, from everywhere.
-pub const MAX_SESSIONS: usize = 1024;
+pub const MAX_SESSIONS: usize = 1536;
+/// Those of them that only VMAs with few connections get, so that a few VMAs with very many keep nobody out: enough for 64 VMAs, whatever
+/// the others do.
+pub const RESERVED_SESSIONS: usize = 64 * FEW_SESSIONS;
+/// Few connections: the control connection, and those of a copy that goes on with less than it would like.
+pub const FEW_SESSIONS: usize = 8;
 /// From the accepted connection to the accepted key.
 pub const LOGIN_TIME: Duration = Duration::from_secs(20);
 /// How long a connection may say nothing before it is taken for SSH, when TLS is served at the same port: a client of TLS always speaks
@@ -79,8 +84,8 @@ pub const FIRST_PAUSE: Duration = Duration::from_secs(1);
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// The hello of the other side, from the wish for it to its last byte.
 pub const HELLO_TIME: Duration = Duration::from_secs(15);
-/// Sockets that a local forward serves at a time with connections of their own: those of one key, but for the control connection.
-pub const OWN_CONNECTIONS: usize = MAX_SESSIONS_PER_KEY - 1;
+/// Sockets that a local forward serves at a time with connections of their own: those of one VMA, but for the control connection.
+pub const OWN_CONNECTIONS: usize = MAX_SESSIONS_PER_VMA - 1;
 /// Sockets that a local forward serves at a time through the control connection; the others wait to be accepted. Half of its channels.
 pub const SHARED_STREAMS: usize = MAX_CHANNELS / 2;
 /// Sockets at a port of a VMA on the OMA's loopback that are served at a time; the others wait to be accepted.

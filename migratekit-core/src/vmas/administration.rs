@@ -1,9 +1,10 @@
 //! What an administrator does: codes, approval, rejection, revocation, and what can be seen of it all.
 //!
 //! A revocation has two halves. The first is a row: from then on the key does not come in. The second follows when the connections of
-//! the key and the handlers of their streams have ended: the connection's row, and the line of the history. So once that line is
-//! committed nothing of this VMA is written or acknowledged any more. The second half is done by the process that serves the tunnel:
-//! at once when it is this one, else at its next look; a process that dies between the halves leaves the second to the next one.
+//! the VMA, whichever of its keys they showed, and the handlers of their streams have ended: the connection's row, and the line of the
+//! history. So once that line is committed nothing of this VMA is written or acknowledged any more. The second half is done by the process
+//! that serves the tunnel: at once when it is this one, else at its next look; a process that dies between the halves leaves the second to
+//! the next one.
 
 use serde::Serialize;
 use serde_json::json;
@@ -11,6 +12,7 @@ use serde_json::json;
 use super::codes::Code;
 use super::enrollment::{SUBJECT, record, step, waiting};
 use super::limits::{CODE_TIME, MAX_LIVE_CODES, MAX_REVERSE_PORTS, SERVED_TIMES, TEND_PAUSE};
+use super::refusals::TUNNEL;
 use super::{Vmas, keys, rotation};
 use crate::clock::{self, Timestamp};
 use crate::error::{Error, ErrorKind, Result};
@@ -119,13 +121,14 @@ impl Vmas {
         self.store.read(LIST, |tx| async move { tx.enrollments().history(fingerprint.as_deref()).await }).await
     }
 
-    /// The requests for enrollment that were refused, among the newest 1000 lines of the general audit.
+    /// The requests for enrollment that were refused, and what the tunnel refused ([`super::Refusals`]), among the newest 1000 lines of the
+    /// general audit.
     ///
     /// # Errors
     /// Those of the catalog.
     pub async fn refused(&self) -> Result<Vec<AuditEntry>> {
         let lines = self.store.read(LIST, |tx| async move { tx.audit().page(None, 1000).await }).await?;
-        Ok(lines.into_iter().filter(|line| line.subject_kind == SUBJECT && !line.success).collect())
+        Ok(lines.into_iter().filter(|line| [SUBJECT, TUNNEL].contains(&line.subject_kind.as_str()) && !line.success).collect())
     }
 
     /// The enrollment by its id, or that of a waiting or trusted VMA by its name.
@@ -194,10 +197,13 @@ impl Vmas {
             }
             Ok(all)
         };
-        let mut cut = Cut::ByServer;
-        for revoked in self.store.write(REVOKE, write).await? {
-            if let Some(server) = server {
-                server.revoke(&revoked.fingerprint.parse()?).await;
+        let (mut cut, all) = (Cut::ByServer, self.store.write(REVOKE, write).await?);
+        // By its name, which all these rows have: whichever key a connection showed, one of a rotation that is over too.
+        if let (Some(server), Some(revoked)) = (server, all.last()) {
+            server.revoke_vma(&revoked.name).await;
+        }
+        for revoked in all {
+            if server.is_some() {
                 finish(&self.store, &revoked.id, "this process").await?;
             } else {
                 cut = self.wait_for_server(&revoked.id).await?;

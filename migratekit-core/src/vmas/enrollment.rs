@@ -8,21 +8,23 @@
 //!
 //! A code is used up by the request that proves it, in the transaction that writes the enrollment down: two at once cannot both. The
 //! transcript is there to be signed once: right or wrong, it is gone after that. Each of it is a line of the history; a request without a
-//! code that holds is a line of the general audit, up to the number of guesses that may be made.
+//! code that holds is a line of the general audit, up to so many in ten minutes; the next line says how many were left out.
 
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use serde_json::json;
 
 use super::codes::CodeKey;
-use super::guesses::{GuessBounds, Guesses, May};
-use super::limits::{ENROLLMENT_TIME, MAX_NAME, MAX_VERSION, MAX_WAITING};
+use super::guesses::{GuessBounds, Guesses, Try, source};
+use super::limits::{ENROLLMENT_TIME, MAX_GUESSES, MAX_NAME, MAX_VERSION, MAX_WAITING};
 use super::proof::{self, Asked, Bytes32, SIGNATURE, Side, Signer, Transcript};
 use super::rotation;
 use super::wire::{EnrollAnswer, EnrollRequest, EnrollmentResult, VerifyRequest};
-use crate::clock::{self, Timestamp};
+use crate::clock::Timestamp;
 use crate::credentials::Vault;
 use crate::error::{Error, ErrorKind, Result, Retry};
 use crate::id::{EnrollmentId, PairingId};
@@ -53,8 +55,16 @@ pub struct Reception {
     pub(super) store: Store,
     vault: Vault,
     pub(super) host_key: PrivateKey,
-    bounds: GuessBounds,
+    pub(super) bounds: GuessBounds,
+    /// Wrong codes and proofs, by where they came from.
     guesses: Mutex<Guesses>,
+    /// Wrong signatures of who asks for a new key: they keep nobody from enrolling.
+    pub(super) strangers: Mutex<Guesses>,
+    /// New keys that trusted VMAs asked for.
+    pub(super) rotations: Mutex<Guesses<EnrollmentId>>,
+    /// Lines of the audit about refused requests.
+    listed: Mutex<Guesses<()>>,
+    not_listed: AtomicU64,
 }
 
 impl fmt::Debug for Reception {
@@ -67,7 +77,17 @@ impl Reception {
     /// For the tunnel whose host key this is.
     #[must_use]
     pub fn new(store: Store, vault: Vault, host_key: PrivateKey) -> Self {
-        Reception { store, vault, host_key, bounds: GuessBounds::default(), guesses: Mutex::default() }
+        Reception {
+            store,
+            vault,
+            host_key,
+            bounds: GuessBounds::default(),
+            guesses: Mutex::default(),
+            strangers: Mutex::default(),
+            rotations: Mutex::default(),
+            listed: Mutex::default(),
+            not_listed: AtomicU64::new(0),
+        }
     }
 
     /// With other bounds of guesses.
@@ -81,8 +101,8 @@ impl Reception {
     ///
     /// # Errors
     /// [`ErrorKind::InvalidInput`]; [`ErrorKind::Denied`] when no code that holds gives its proof (which of the reasons is not told), or
-    /// its key was revoked once; [`ErrorKind::Busy`] after too many wrong codes, or when too many VMAs wait already;
-    /// [`ErrorKind::AlreadyExists`] when its key is enrolled.
+    /// its key was revoked once; [`ErrorKind::Busy`] after too many wrong codes, when too many VMAs wait already, or when this one asked for
+    /// too many new keys; [`ErrorKind::AlreadyExists`] when its key is enrolled.
     pub async fn enroll(&self, request: &EnrollRequest, from: &Caller) -> Result<EnrollAnswer> {
         let key: PublicKey = request.public_key.parse()?;
         check_text("name", &request.name, 1, MAX_NAME)?;
@@ -94,14 +114,15 @@ impl Reception {
             return self.rotate(request, replaces, &asked, from).await;
         }
         let given = proof::bytes("proof", &request.proof)?;
-        self.may_try(ENROLL, from)?;
+        let guess = may_try(ENROLL, &self.guesses, from, &self.bounds)?;
         let Some((pairing, digest, code)) = self.code_of(&asked, &given).await? else {
+            guess.counts();
             let why =
                 json!({ "name": request.name, "fingerprint": key.fingerprint().to_string(), "why": "no code that holds gives its proof" });
             self.refused("vma.enroll", "-", &why, from).await?;
             return Err(Error::new(ErrorKind::Denied, ENROLL, "the code does not hold"));
         };
-        self.right(from);
+        drop(guess);
         let (id, oma_nonce) = (EnrollmentId::generate(), proof::nonce()?);
         let host_key = self.host_key.public();
         let seen = asked.answered(&host_key, &oma_nonce, &id);
@@ -123,14 +144,12 @@ impl Reception {
     /// [`ErrorKind::Busy`] after too many wrong tries; [`ErrorKind::InvalidInput`].
     pub async fn verify(&self, request: &VerifyRequest, from: &Caller) -> Result<EnrollmentResult> {
         let signature = &proof::bytes("signature", &request.signature)?;
-        self.may_try(VERIFY, from)?;
+        let guess = may_try(VERIFY, &self.guesses, from, &self.bounds)?;
         let judged = self.store.write(VERIFY, |tx| async move { judge(&tx, &self.vault, request, signature, from).await }).await?;
         match judged {
-            Ok(result) => {
-                self.right(from);
-                Ok(result)
-            }
+            Ok(result) => Ok(result),
             Err(why) => {
+                guess.counts();
                 self.refused("vma.verify", request.enrollment.as_str(), &json!({ "why": why }), from).await?;
                 Err(Error::new(ErrorKind::Denied, VERIFY, "the enrollment does not hold").with("enrollment", &request.enrollment))
             }
@@ -184,28 +203,22 @@ impl Reception {
         Ok(found)
     }
 
-    pub(super) fn may_try(&self, operation: &'static str, from: &Caller) -> Result<()> {
-        match self.guesses().begin(from.address, clock::now(), &self.bounds) {
-            May::Try => Ok(()),
-            May::Wait(time) => {
-                tracing::warn!(address = %from.address, "an enrollment is refused: too many wrong codes");
-                let error = Error::new(ErrorKind::Busy, operation, "there were too many wrong codes; wait");
-                Err(error.with("seconds", time.as_secs().saturating_add(1)).with_retry(Retry::After(time)))
-            }
-        }
-    }
-
-    pub(super) fn right(&self, from: &Caller) {
-        self.guesses().was_right(from.address);
-    }
-
-    fn guesses(&self) -> std::sync::MutexGuard<'_, Guesses> {
-        self.guesses.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A refused request, for the general audit: it may have no enrollment to whose history it could belong.
+    /// A refused request, for the general audit: it may have no enrollment to whose history it could belong. Of a flood of them only so many
+    /// get a line; the next one that does says how many did not.
     pub(super) async fn refused(&self, action: &str, subject: &str, why: &serde_json::Value, from: &Caller) -> Result<()> {
-        let address = from.address.to_string();
+        let lines = GuessBounds { per_source: MAX_GUESSES, few: MAX_GUESSES, ..self.bounds };
+        let Ok(line) = Try::begin(&self.listed, (), &lines) else {
+            tracing::warn!(action, address = %from.address, "a request was refused, and is not listed in the audit: there are too many");
+            self.not_listed.fetch_add(1, Ordering::SeqCst);
+            return Ok(());
+        };
+        line.counts();
+        let mut why = why.clone();
+        let not_listed = self.not_listed.swap(0, Ordering::SeqCst);
+        if let (Some(why), true) = (why.as_object_mut(), not_listed > 0) {
+            why.insert("not_listed_before".to_owned(), json!(not_listed));
+        }
+        let (why, address) = (&why, from.address.to_string());
         let entry = NewAuditEntry {
             actor: "vma",
             action,
@@ -218,6 +231,25 @@ impl Reception {
         let entry = &entry;
         self.store.write("audit an enrollment", |tx| async move { tx.audit().add(entry, tx.now().await?).await }).await
     }
+}
+
+/// A try begins, or is refused: there were too many wrong ones.
+pub(super) fn may_try<'g>(
+    operation: &'static str,
+    guesses: &'g Mutex<Guesses>,
+    from: &Caller,
+    bounds: &GuessBounds,
+) -> Result<Try<'g, IpAddr>> {
+    Try::begin(guesses, source(from.address), bounds).map_err(|time| {
+        tracing::warn!(address = %from.address, "an enrollment is refused: too many wrong codes");
+        wait(operation, "there were too many wrong codes; wait", time)
+    })
+}
+
+/// A refusal that passes.
+pub(super) fn wait(operation: &'static str, message: &'static str, time: Duration) -> Error {
+    let error = Error::new(ErrorKind::Busy, operation, message);
+    error.with("seconds", time.as_secs().saturating_add(1)).with_retry(Retry::After(time))
 }
 
 /// Why a VMA may ask.
@@ -251,13 +283,20 @@ impl NewEnrollment<'_> {
                 _ => {}
             }
         }
-        let waiting = waiting(tx, now).await?.len();
-        if waiting >= MAX_WAITING {
-            return Err(Error::new(ErrorKind::Busy, ENROLL, "as many VMAs as may be wait for approval").with("waiting", waiting));
-        }
+        let waiting = waiting(tx, now).await?;
         let (pairing, approved_by) = match self.reason {
-            Reason::Code { pairing, .. } => (Some(pairing.clone()), None),
-            Reason::Replaces(trusted) => (None, Some(trusted.to_string())),
+            Reason::Code { pairing, .. } => {
+                // Keys that are to replace others wait for nobody, and keep nobody out.
+                let waiting = waiting.iter().filter(|one| rotation::succeeds(one).is_none()).count();
+                if waiting >= MAX_WAITING {
+                    return Err(Error::new(ErrorKind::Busy, ENROLL, "as many VMAs as may be wait for approval").with("waiting", waiting));
+                }
+                (Some(pairing.clone()), None)
+            }
+            Reason::Replaces(trusted) => {
+                rotation::forget_waiting(tx, &waiting, trusted, now).await?;
+                (None, Some(trusted.to_string()))
+            }
         };
         let new = Enrollment {
             id: self.id.clone(),

@@ -14,9 +14,17 @@ pub const RESULT_PAUSE: Duration = Duration::from_secs(30);
 pub const GUESS_TIME: Duration = Duration::from_secs(600);
 /// Wrong codes of one address in [`GUESS_TIME`]; a person who mistypes needs two or three.
 pub const MAX_GUESSES_PER_SOURCE: usize = 5;
-/// Wrong codes of all addresses in [`GUESS_TIME`]: one of 2^60 is found after 10^14 years.
+/// Wrong codes of all addresses in [`GUESS_TIME`] above which each address has [`FEW_GUESSES`] only; and lines of the audit about them in that
+/// time.
 pub const MAX_GUESSES: usize = 200;
-/// Enrollments that wait for their proof or for an administrator; further ones are refused.
+/// Wrong codes that an address has however many came from others, so that nobody can keep honest people out: enough to mistype. A million
+/// tries in the ten minutes of a code find one of 2^60 once in 10^12 times.
+pub const FEW_GUESSES: usize = 3;
+/// Wrong codes that are remembered; of more the oldest are forgotten.
+pub const MAX_GUESSES_KEPT: usize = 4096;
+/// New keys that a trusted VMA may ask for in [`GUESS_TIME`]; each takes the place of the one that was asked for before.
+pub const MAX_ROTATIONS_PER_VMA: usize = 5;
+/// Enrollments by a code that wait for their proof or for an administrator; further ones are refused.
 pub const MAX_WAITING: usize = 256;
 /// The longest name of a VMA, in bytes.
 pub const MAX_NAME: usize = 64;
@@ -30,6 +38,10 @@ pub const STRETCH_MEMORY: u32 = 19 * 1024;
 pub const STRETCH_PASSES: u32 = 2;
 /// Between two looks of the serving process for what is left to do of revocations: well below the second in which they act.
 pub const TEND_PAUSE: Duration = Duration::from_millis(400);
+/// Revocations whose second half is under way at a time; further ones, whose connections are cut too, wait for a later look.
+pub const MAX_FINISHING: usize = 256;
+/// How long the second half of one waits for the streams to end before that is said in the log, and begun anew.
+pub const FINISH_TIME: Duration = Duration::from_secs(60);
 /// How long a revocation by another process waits until the one that serves has cut the connections: some looks and a write.
 pub const REVOKE_TIME: Duration = Duration::from_secs(5);
 /// So many times as long for one that is known to serve: its disks may be slow, and what it writes is waited for.
@@ -58,6 +70,8 @@ pub fn all() -> Vec<(&'static str, u64, &'static str)> {
         ("guess_time", GUESS_TIME.as_secs(), "s"),
         ("guesses_per_source", MAX_GUESSES_PER_SOURCE as u64, ""),
         ("guesses", MAX_GUESSES as u64, ""),
+        ("guesses_always", FEW_GUESSES as u64, ""),
+        ("rotations_per_vma", MAX_ROTATIONS_PER_VMA as u64, ""),
         ("waiting_enrollments", MAX_WAITING as u64, ""),
         ("reverse_ports", u64::from(MAX_REVERSE_PORTS), ""),
         ("stretch_memory", u64::from(STRETCH_MEMORY), "KiB"),

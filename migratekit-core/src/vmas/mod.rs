@@ -12,6 +12,7 @@
 //! - [`Reception`]: the OMA's side of an enrollment; [`Applicant`] the VMA's, as a function of messages, and [`Oma`] over TLS.
 //! - [`Rotating`]: a trusted VMA that changes its key, without a code and without an administrator.
 //! - [`Vmas`]: what an administrator does. [`CatalogKeys`]: who comes in. [`Connections`]: writes down who is connected, as it happens.
+//!   [`Refusals`]: what the tunnel refused, folded, so that a flood is a few rows.
 //!
 //! What it promises:
 //!
@@ -19,7 +20,7 @@
 //!   refused by both.
 //! - **Nobody comes in by a code alone**: an administrator compares the fingerprint of the key.
 //! - **An approval holds when it returns, and so does a revocation**: it is written down when what was connected has ended.
-//! - **Everything is in the history**, which survives the enrollment; refused requests are in the general audit.
+//! - **Everything is in the history**, which survives the enrollment; refused requests and what the tunnel refused are in the general audit.
 //!
 //! What it does not do: speak HTTP as a server (that is migratekit-server's), or decide what a VMA may do in the tunnel
 //! ([`crate::tunnels::policy`]). Why it is built so: docs/adr/0012.
@@ -34,6 +35,7 @@ mod guesses;
 mod keys;
 pub mod limits;
 pub mod proof;
+mod refusals;
 mod rotation;
 mod served;
 pub mod wire;
@@ -48,6 +50,7 @@ pub use self::connections::{ConnectionSettings, Connections, MAX_KEPT};
 pub use self::enrollment::{Caller, Reception};
 pub use self::guesses::GuessBounds;
 pub use self::keys::CatalogKeys;
+pub use self::refusals::{MAX_FOLDED, RefusalSettings, Refusals};
 use crate::credentials::Vault;
 use crate::store::Store;
 use crate::tunnels::PrivateKey;

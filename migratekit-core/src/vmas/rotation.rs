@@ -15,7 +15,9 @@
 
 use serde_json::json;
 
-use super::enrollment::{Caller, NewEnrollment, Reason, record, step};
+use super::enrollment::{Caller, NewEnrollment, Reason, may_try, record, step, wait};
+use super::guesses::{GuessBounds, Try};
+use super::limits::MAX_ROTATIONS_PER_VMA;
 use super::proof::{self, Asked, SIGNATURE, Signer, Transcript};
 use super::wire::{EnrollAnswer, EnrollRequest};
 use super::{Reception, Vmas};
@@ -45,6 +47,16 @@ pub(super) async fn successors(tx: &Tx, id: &EnrollmentId) -> Result<Vec<Enrollm
     Ok(all.into_iter().filter(|other| succeeds(other).as_ref() == Some(id)).collect())
 }
 
+/// Of the keys that wait to replace one there is the last only.
+pub(super) async fn forget_waiting(tx: &Tx, waiting: &[Enrollment], replaces: &EnrollmentId, now: Timestamp) -> Result<()> {
+    for earlier in waiting.iter().filter(|one| succeeds(one).as_ref() == Some(replaces)) {
+        let why = json!({ "why": "another key was asked for before this one was proven" });
+        record(tx, &earlier.id, ConnectionEvent::Rejection, None, Some(&why), now).await?;
+        tx.enrollments().remove(&earlier.id).await?;
+    }
+    Ok(())
+}
+
 impl Reception {
     /// A trusted VMA asks for a new key.
     pub(super) async fn rotate(
@@ -55,24 +67,29 @@ impl Reception {
         from: &Caller,
     ) -> Result<EnrollAnswer> {
         let given: [u8; SIGNATURE] = proof::bytes("proof", &request.proof)?;
-        self.may_try(ROTATE, from)?;
+        let guess = may_try(ROTATE, &self.strangers, from, &self.bounds)?;
         let found = self.store.read(ROTATE, |tx| async move { trusted(&tx, replaces).await }).await?;
         let old = match found {
             Some(found) if found.name == request.name => Some(found.public_key.parse::<PublicKey>()?),
             _ => None,
         };
         if !old.is_some_and(|old| asked.is_rotation_signed(replaces, &old, &given)) {
+            guess.counts();
             let why = json!({ "name": request.name, "why": "no trusted VMA's key signed it", "replaces": replaces });
             self.refused("vma.rotate", replaces.as_str(), &why, from).await?;
             return Err(Error::new(ErrorKind::Denied, ROTATE, "the key it is to replace does not hold"));
         }
-        self.right(from);
+        drop(guess);
+        let bounds = GuessBounds { per_source: MAX_ROTATIONS_PER_VMA, all: usize::MAX, ..self.bounds };
+        let too_many = |time| wait(ROTATE, "this VMA asked for too many new keys; wait", time);
+        let asked_for = Try::begin(&self.rotations, replaces.clone(), &bounds).map_err(too_many)?;
         let (id, oma_nonce) = (EnrollmentId::generate(), proof::nonce()?);
         let host_key = self.host_key.public();
         let seen = asked.answered(&host_key, &oma_nonce, &id);
         let reason = Reason::Replaces(replaces);
         let new = NewEnrollment { id: &id, reason, key: asked.vma_key, request, from, transcript: seen.text() };
         let expires_at = self.write_new(&new).await?;
+        asked_for.counts();
         Ok(EnrollAnswer {
             enrollment: id,
             host_key: host_key.to_string(),

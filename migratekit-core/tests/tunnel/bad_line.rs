@@ -5,6 +5,7 @@ use std::time::Duration;
 use migratekit_core::block::{BlockRead as _, BlockWrite as _, Persist};
 use migratekit_core::copy::{DiskCompare, DiskCopy, Verify};
 use migratekit_core::testing::line::{LineOptions, Way};
+use migratekit_core::tunnels::server::Event;
 use migratekit_core::units::MIB;
 
 use crate::far_rig::{Far, IN_FLIGHT, INTERVAL, copied, fill};
@@ -75,6 +76,23 @@ async fn flipped_bytes_end_a_connection_and_never_reach_the_disk() {
 async fn a_black_hole_is_noticed_and_left() {
     // What is there is swallowed; the path itself works.
     copy_through(Far::new(DISK, delay(1)).await, 1, |far| far.line.swallow(false)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_outlives_a_catalog_that_is_away_when_it_comes_again() {
+    let far = Far::new(DISK, delay(1)).await;
+    let copy = tokio::spawn(copied(240, far.copy()));
+    far.carried(DISK / 3).await;
+    far.rig.keys.break_down();
+    assert!(far.line.cut() > 0);
+    let unknown = |e: &Event| matches!(e, Event::Disconnected { peer: None, why: Some(why), .. } if why.contains("cannot be told now"));
+    far.rig.saw("a login of which nothing can be told", unknown).await;
+    assert!(!copy.is_finished(), "the copy waits");
+    far.rig.keys.mend();
+    let report = copy.await.unwrap();
+    assert!(report.copy.durable, "{report:?}");
+    far.assert_equal().await;
+    far.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,14 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use migratekit_core::ErrorKind;
 use migratekit_core::clock::{now, within};
 use migratekit_core::tunnels::server::Event;
 use migratekit_core::tunnels::{API_PORT, Client, NBD_PORT, PrivateKey};
+use migratekit_core::{ErrorKind, Retry};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::rig::{Echo, Rig, Stopped, StoppedHandler, soon, there_and_back};
+
+/// What a client says of a server that ends its login without an answer.
+const NOT_NOW: &str = "the server ended the login without an answer: it has no room for this key now, or cannot tell now who may come in";
 
 #[tokio::test]
 async fn a_known_key_comes_in_and_an_unknown_one_or_another_name_does_not() {
@@ -34,9 +37,17 @@ async fn a_known_key_comes_in_and_an_unknown_one_or_another_name_does_not() {
     assert_eq!(other.kind(), ErrorKind::Denied);
     assert_eq!(other.context_value("found"), Some(rig.server.fingerprint().to_string().as_str()));
 
-    // Nobody lets a key in of which nothing can be told.
+    // Nobody lets a key in of which nothing can be told. That is no refusal: it passes, for a key that is known and for one that is not.
     rig.keys.break_down();
-    assert_eq!(rig.client().connect().await.unwrap_err().kind(), ErrorKind::Denied);
+    for key in [&rig.key, &stranger] {
+        let passing = Client::new(rig.options(key)).connect().await.unwrap_err();
+        assert_eq!((passing.kind(), passing.message()), (ErrorKind::Unreachable, NOT_NOW));
+        assert!(matches!(passing.retry(), Retry::After(_)), "{passing}");
+    }
+    rig.saw("why", |e| matches!(e, Event::Disconnected { peer: None, why: Some(why), .. } if why.contains("cannot be told now"))).await;
+    rig.keys.mend();
+    there_and_back(rig.client().bulk(NBD_PORT).await.unwrap(), 1000).await;
+    assert_eq!(Client::new(rig.options(&stranger)).connect().await.unwrap_err().kind(), ErrorKind::Denied);
     rig.close().await;
 }
 
@@ -80,10 +91,10 @@ async fn the_server_opens_streams_to_a_vma_that_listens_at_its_port() {
 }
 
 #[tokio::test]
-async fn channels_of_a_connection_and_connections_of_a_key_are_counted_and_given_back() {
+async fn channels_of_a_connection_and_connections_of_a_vma_are_counted_and_given_back() {
     let rig = Rig::with(vec![(NBD_PORT, Arc::new(Echo))], |options| {
         options.bounds.channels = 3;
-        options.bounds.sessions_per_key = 2;
+        options.bounds.sessions_per_vma = 2;
     })
     .await;
     let link = rig.client().connect().await.unwrap();
@@ -102,9 +113,23 @@ async fn channels_of_a_connection_and_connections_of_a_key_are_counted_and_given
         assert_eq!(link.open(NBD_PORT).await.unwrap_err().kind(), ErrorKind::Busy, "{round}");
         drop(streams);
     }
-    let _second = rig.client().connect().await.unwrap();
-    assert_eq!(rig.client().connect().await.unwrap_err().kind(), ErrorKind::Denied);
+    let second = rig.client().connect().await.unwrap();
+    let third = rig.client().connect().await.unwrap_err();
+    assert_eq!((third.kind(), third.message()), (ErrorKind::Unreachable, NOT_NOW), "there is no room now, and the key is right");
     rig.saw("the third", |e| matches!(e, Event::TooMany { .. })).await;
+    // It comes in as soon as there is room.
+    second.cut();
+    let third = async {
+        loop {
+            match rig.client().connect().await {
+                Ok(link) => return link,
+                Err(e) => assert_eq!(e.kind(), ErrorKind::Unreachable, "{e}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    there_and_back(soon("room", third).await.open(NBD_PORT).await.unwrap(), 1000).await;
+    assert!(!rig.events.lock().unwrap().iter().any(|e| matches!(e, Event::KeyRefused { .. })));
     rig.close().await;
 }
 

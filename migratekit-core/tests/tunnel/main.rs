@@ -15,6 +15,7 @@ mod hole;
 mod monitor;
 mod openssh;
 mod packets;
+mod refusals;
 mod revocation;
 mod rig;
 mod rotation;

@@ -165,7 +165,7 @@ async fn sessions_that_are_dead_and_not_known_to_be_make_room_for_a_new_one() {
     let rig = Rig::with(both(), |options| {
         quick(options);
         (options.silence, options.keepalive) = (Duration::from_secs(600), Duration::from_millis(200));
-        options.bounds.sessions_per_key = 3;
+        options.bounds.sessions_per_vma = 3;
     })
     .await;
     let path = Path::to(rig.address).await;
@@ -180,7 +180,7 @@ async fn sessions_that_are_dead_and_not_known_to_be_make_room_for_a_new_one() {
         loop {
             match client.connect().await {
                 Ok(link) => return link,
-                Err(e) => assert_eq!(e.kind(), ErrorKind::Denied, "{e}"),
+                Err(e) => assert_eq!(e.kind(), ErrorKind::Unreachable, "{e}"),
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

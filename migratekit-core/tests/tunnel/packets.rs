@@ -38,7 +38,7 @@ fn strangers(rig: &Rig) -> usize {
 }
 
 /// The head of a packet in clear: its length, and a padding.
-fn packet(length: u32) -> Vec<u8> {
+pub(crate) fn packet(length: u32) -> Vec<u8> {
     let mut bytes = b"SSH-2.0-stranger\r\n".to_vec();
     bytes.extend(length.to_be_bytes());
     bytes.extend([4; 2048]);
@@ -104,7 +104,7 @@ async fn who_dribbles_is_sent_away_when_the_time_of_login_is_over() {
 }
 
 /// A wire to the server into which a test can put bytes of its own, towards the server.
-async fn wire(server: SocketAddr, tasks: &mut Scope) -> (u16, mpsc::Sender<Vec<u8>>) {
+pub(crate) async fn wire(server: SocketAddr, tasks: &mut Scope) -> (u16, mpsc::Sender<Vec<u8>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let (put, mut more) = mpsc::channel::<Vec<u8>>(1);

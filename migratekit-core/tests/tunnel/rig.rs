@@ -49,6 +49,11 @@ impl Keys {
     pub(crate) fn break_down(&self) {
         *self.broken.lock().unwrap() = true;
     }
+
+    /// It can be told again.
+    pub(crate) fn mend(&self) {
+        *self.broken.lock().unwrap() = false;
+    }
 }
 
 impl KeySource for Keys {

@@ -1,8 +1,10 @@
 //! What a reception takes and refuses; each refusal is written down.
 
+use std::time::Duration;
+
 use migratekit_core::model::{ConnectionEvent as Did, EnrollmentStatus};
-use migratekit_core::testing::catalog::ask;
-use migratekit_core::vmas::limits::{MAX_GUESSES_PER_SOURCE, MAX_LIVE_CODES};
+use migratekit_core::testing::catalog::{ask, change};
+use migratekit_core::vmas::limits::{MAX_GUESSES, MAX_GUESSES_PER_SOURCE, MAX_LIVE_CODES};
 use migratekit_core::vmas::proof;
 use migratekit_core::vmas::wire::VerifyRequest;
 use migratekit_core::vmas::{Applicant, Caller, Code, GuessBounds, Reception};
@@ -14,6 +16,8 @@ on_both_catalogs! {
     a_vma_enrolls_and_the_history_tells_it,
     a_code_serves_once_and_ten_minutes,
     codes_are_not_to_be_guessed,
+    what_could_not_be_judged_is_no_guess,
+    a_flood_of_wrong_codes_gets_few_lines_and_says_how_many_it_was,
     a_man_in_the_middle_has_nothing_that_either_side_takes,
     a_proof_serves_once_and_a_wrong_one_ends_it,
     what_cannot_be_shown_or_is_known_already_is_refused,
@@ -78,15 +82,18 @@ async fn codes_are_not_to_be_guessed(store: Store) {
     assert!(site.reception.enroll(&right.request(), &caller(8)).await.is_ok());
     assert_eq!(site.refusals().await.len(), MAX_GUESSES_PER_SOURCE);
 
-    // Of all sources together too.
-    let bounds = GuessBounds { all: 3, ..GuessBounds::default() };
+    // Many who guess from everywhere leave each other fewer tries, and keep nobody out.
+    let bounds = GuessBounds { all: 4, few: 1, ..GuessBounds::default() };
     let reception = Reception::new(site.store.clone(), site.vault.clone(), site.host_key.clone()).bounds(bounds);
     let right = site.applicant(&new_key(), &site.code().await, "right").await;
-    for source in 1..=3 {
-        let guess = site.applicant(&new_key(), &Code::generate().unwrap(), "guess").await;
+    let guess = site.applicant(&new_key(), &Code::generate().unwrap(), "guess").await;
+    for source in [1, 1, 2, 3, 4, 5, 6] {
         assert_eq!(reception.enroll(&guess.request(), &caller(source)).await.unwrap_err().kind(), ErrorKind::Denied);
     }
-    assert_eq!(reception.enroll(&right.request(), &caller(4)).await.unwrap_err().kind(), ErrorKind::Busy);
+    for source in [1, 2, 6] {
+        assert_eq!(reception.enroll(&guess.request(), &caller(source)).await.unwrap_err().kind(), ErrorKind::Busy);
+    }
+    assert!(reception.enroll(&right.request(), &caller(7)).await.is_ok(), "an honest person among them");
 
     // And there are never many to guess from.
     let mut codes = 0;
@@ -98,6 +105,39 @@ async fn codes_are_not_to_be_guessed(store: Store) {
         assert!(codes <= MAX_LIVE_CODES);
     };
     assert_eq!(full.kind(), ErrorKind::Busy);
+}
+
+async fn what_could_not_be_judged_is_no_guess(store: Store) {
+    let site = Site::new(store.clone());
+    let (key, code) = (new_key(), site.code().await);
+    let vma = site.applicant(&key, &code, "vma-1").await;
+    // The catalog does not answer: many tries, none of which says anything of the code.
+    change(&store, "ALTER TABLE vma_pairing_codes RENAME TO vma_pairing_codes_away").await.unwrap();
+    for _ in 0..3 * MAX_GUESSES_PER_SOURCE {
+        let failed = site.reception.enroll(&vma.request(), &caller(1)).await.unwrap_err();
+        assert!(!matches!(failed.kind(), ErrorKind::Denied | ErrorKind::Busy), "{failed}");
+    }
+    change(&store, "ALTER TABLE vma_pairing_codes_away RENAME TO vma_pairing_codes").await.unwrap();
+    let answer = site.reception.enroll(&vma.request(), &caller(1)).await.unwrap();
+    site.reception.verify(&vma.answered(&answer).unwrap().verify, &caller(1)).await.unwrap();
+}
+
+async fn a_flood_of_wrong_codes_gets_few_lines_and_says_how_many_it_was(store: Store) {
+    let site = Site::new(store);
+    // Each of its guesses is one of its own source.
+    let bounds = GuessBounds { per_source: usize::MAX, all: usize::MAX, time: Duration::from_secs(3600), ..GuessBounds::default() };
+    let reception = Reception::new(site.store.clone(), site.vault.clone(), site.host_key.clone()).bounds(bounds);
+    let guess = site.applicant(&new_key(), &Code::generate().unwrap(), "guess").await;
+    for _ in 0..MAX_GUESSES + 50 {
+        assert_eq!(reception.enroll(&guess.request(), &caller(9)).await.unwrap_err().kind(), ErrorKind::Denied);
+    }
+    assert_eq!(site.refusals().await.len(), MAX_GUESSES);
+    // When the time is over the next line says how many had none.
+    let shorter = GuessBounds { time: Duration::ZERO, ..bounds };
+    let reception = reception.bounds(shorter);
+    assert_eq!(reception.enroll(&guess.request(), &caller(9)).await.unwrap_err().kind(), ErrorKind::Denied);
+    let lines = site.vmas.refused().await.unwrap();
+    assert_eq!((lines.len(), &lines[0].details.as_ref().unwrap()["not_listed_before"]), (MAX_GUESSES + 1, &50.into()));
 }
 
 async fn a_man_in_the_middle_has_nothing_that_either_side_takes(store: Store) {

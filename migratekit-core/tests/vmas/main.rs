@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test may fail")]
 
 mod administering;
+mod cutting;
 mod enrolling;
 mod rig;
 mod rotating;

@@ -11,6 +11,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use russh::client::AuthResult;
 use russh::keys::PrivateKeyWithHashAlg;
 use tokio::net::TcpStream;
 
@@ -124,7 +125,8 @@ impl Client {
     /// Makes a connection and logs in, by the key as it is now. Refused, it looks whether the key was replaced meanwhile, and tries that one.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`] for an unknown host; [`ErrorKind::Unreachable`] and [`ErrorKind::Timeout`]; [`ErrorKind::Denied`] when the
+    /// [`ErrorKind::NotFound`] for an unknown host; [`ErrorKind::Unreachable`] and [`ErrorKind::Timeout`], also when the server has no room
+    /// for this key now or cannot tell now who may come in; [`ErrorKind::Denied`] when the
     /// server shows another key than the pinned one, or does not take ours; [`ErrorKind::Unsupported`] when there is no algorithm that
     /// both sides take; [`ErrorKind::Protocol`] when it does not speak SSH.
     pub async fn connect(&self) -> Result<Link> {
@@ -178,6 +180,11 @@ impl Client {
         let mut handle = begun.map_err(|e| self.refused(e, &shared))?;
         let by_key = PrivateKeyWithHashAlg::new(key.inner(), None);
         let answer = handle.authenticate_publickey(self.options.user.clone(), by_key).await.map_err(|e| self.refused(e.into(), &shared))?;
+        // russh calls it a failure too when the connection ended before the answer; a server that says no names the ways in that are left.
+        if matches!(&answer, AuthResult::Failure { remaining_methods, .. } if remaining_methods.is_empty()) {
+            let text = "the server ended the login without an answer: it has no room for this key now, or cannot tell now who may come in";
+            return Err(self.error(ErrorKind::Unreachable, text));
+        }
         if !answer.success() {
             return Err(self
                 .error(ErrorKind::Denied, "the server does not take this key")
@@ -218,6 +225,7 @@ impl Client {
             }
             Broken::Ssh(e) => self.error(ErrorKind::Protocol, "the server does not speak SSH as it should").with_source(e),
             Broken::Peer(why) => self.error(ErrorKind::Protocol, why),
+            Broken::NotNow(why) => self.error(ErrorKind::Unreachable, why),
         }
     }
 

@@ -1,14 +1,15 @@
-//! Who is connected, counted. Connections that have not shown a key count by where they come from, those that have by their key.
+//! Who is connected, counted. Connections that have not shown a key count by where they come from, those that have by their VMA.
 //!
 //! A crowd of half-open connections must not keep out who comes from elsewhere: when there is no room for one more without a key, the
 //! oldest one of the source that has most of them goes, if that source has more than the newcomer's would have. Nobody is asked to go for
 //! a newcomer of the same source: it would only be another one of the same crowd.
+//!
+//! VMAs that have very many connections must not keep out those that have few: a part of the room is for the latter only.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr};
 
 use crate::task::CancellationToken;
-use crate::tunnels::keys::Fingerprint;
 use crate::tunnels::limits;
 
 /// The bounds; the defaults are the constants of [`limits`].
@@ -20,8 +21,12 @@ pub struct Bounds {
     pub handshakes_per_source: usize,
     /// Connections with a key.
     pub sessions: usize,
-    /// Connections of one key.
-    pub sessions_per_key: usize,
+    /// Those of them that only VMAs get that have fewer than `few`.
+    pub reserved: usize,
+    /// See `reserved`.
+    pub few: usize,
+    /// Connections of one VMA.
+    pub sessions_per_vma: usize,
     /// Channels of one connection.
     pub channels: usize,
 }
@@ -32,7 +37,9 @@ impl Default for Bounds {
             handshakes: limits::MAX_HANDSHAKES,
             handshakes_per_source: limits::MAX_HANDSHAKES_PER_SOURCE,
             sessions: limits::MAX_SESSIONS,
-            sessions_per_key: limits::MAX_SESSIONS_PER_KEY,
+            reserved: limits::RESERVED_SESSIONS,
+            few: limits::FEW_SESSIONS,
+            sessions_per_vma: limits::MAX_SESSIONS_PER_VMA,
             channels: limits::MAX_CHANNELS,
         }
     }
@@ -45,7 +52,7 @@ pub(super) struct Census {
     /// Those without a key, by source, the oldest first.
     by_source: HashMap<IpAddr, VecDeque<Waiting>>,
     sessions: usize,
-    by_key: HashMap<Fingerprint, usize>,
+    by_vma: HashMap<String, usize>,
     last: u64,
 }
 
@@ -53,7 +60,7 @@ pub(super) struct Census {
 #[derive(Debug, Clone)]
 pub(super) enum Place {
     Handshake(Waiting),
-    Session(Fingerprint),
+    Session(String),
 }
 
 /// A connection without a key.
@@ -122,28 +129,29 @@ impl Census {
         }
     }
 
-    /// A connection has shown `key`; `None` when there are too many, and then it keeps its place.
-    pub(super) fn login(&mut self, place: &Place, key: Fingerprint, bounds: &Bounds) -> Option<Place> {
-        let here = self.by_key.get(&key).copied().unwrap_or(0);
-        if self.sessions >= bounds.sessions || here >= bounds.sessions_per_key {
+    /// A connection has shown a key of `vma`; `None` when there are too many, and then it keeps its place.
+    pub(super) fn login(&mut self, place: &Place, vma: &str, bounds: &Bounds) -> Option<Place> {
+        let here = self.by_vma.get(vma).copied().unwrap_or(0);
+        let room = if here < bounds.few { bounds.sessions } else { bounds.sessions.saturating_sub(bounds.reserved) };
+        if self.sessions >= room || here >= bounds.sessions_per_vma {
             return None;
         }
         self.leave(place);
         self.sessions += 1;
-        self.by_key.insert(key.clone(), here + 1);
-        Some(Place::Session(key))
+        self.by_vma.insert(vma.to_owned(), here + 1);
+        Some(Place::Session(vma.to_owned()))
     }
 
     /// A connection leaves its place.
     pub(super) fn leave(&mut self, place: &Place) {
         match place {
             Place::Handshake(waiting) => self.forget(waiting),
-            Place::Session(key) => {
+            Place::Session(vma) => {
                 self.sessions = self.sessions.saturating_sub(1);
-                if let Some(count) = self.by_key.get_mut(key) {
+                if let Some(count) = self.by_vma.get_mut(vma) {
                     *count = count.saturating_sub(1);
                     if *count == 0 {
-                        self.by_key.remove(key);
+                        self.by_vma.remove(vma);
                     }
                 }
             }
@@ -156,7 +164,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::tunnels::PrivateKey;
 
     fn count(places: &[Place], is: impl Fn(&Place) -> bool) -> usize {
         places.iter().filter(|place| is(place)).count()
@@ -166,8 +173,8 @@ mod tests {
         /// Whoever comes, logs in and leaves in whatever order: no bound is passed, and when all are gone nothing is left.
         #[test]
         fn no_bound_is_passed_and_nothing_is_left(steps in prop::collection::vec((0_u8..3, 0_u8..3, 0_usize..20), 1..200)) {
-            let bounds = Bounds { handshakes: 5, handshakes_per_source: 2, sessions: 4, sessions_per_key: 2, channels: 1 };
-            let keys: Vec<_> = (0..3).map(|_| PrivateKey::generate().unwrap().public().fingerprint()).collect();
+            let bounds = Bounds { handshakes: 5, handshakes_per_source: 2, sessions: 4, reserved: 1, few: 1, sessions_per_vma: 2, channels: 1 };
+            let names = ["a", "b", "c"];
             let (mut census, mut places) = (Census::default(), Vec::<Place>::new());
             for (what, which, at) in steps {
                 match what {
@@ -181,7 +188,7 @@ mod tests {
                     }
                     1 => {
                         if let Some(place) = places.iter_mut().filter(|p| matches!(p, Place::Handshake(_))).nth(at % 3)
-                            && let Some(new) = census.login(place, keys[which as usize].clone(), &bounds)
+                            && let Some(new) = census.login(place, names[which as usize], &bounds)
                         {
                             *place = new;
                         }
@@ -196,7 +203,7 @@ mod tests {
                 prop_assert!(sessions <= 4 && places.len() - sessions <= 5);
                 for place in &places {
                     let same = match place {
-                        Place::Session(key) => count(&places, |p| matches!(p, Place::Session(k) if k == key)),
+                        Place::Session(vma) => count(&places, |p| matches!(p, Place::Session(other) if other == vma)),
                         Place::Handshake(at) => count(&places, |p| matches!(p, Place::Handshake(o) if o.source == at.source)),
                     };
                     prop_assert!(same <= 2);
@@ -205,7 +212,7 @@ mod tests {
             for place in &places {
                 census.leave(place);
             }
-            prop_assert!(census.by_source.is_empty() && census.by_key.is_empty() && census.handshakes + census.sessions == 0);
+            prop_assert!(census.by_source.is_empty() && census.by_vma.is_empty() && census.handshakes + census.sessions == 0);
         }
     }
 
@@ -227,6 +234,36 @@ mod tests {
         // When all have as few, who comes last waits outside.
         let more: Vec<Place> = [4, 5, 6, 7].iter().filter_map(|last| census.enter(from(*last), &bounds)).collect();
         assert_eq!((more.len(), census.handshakes), (3, 6), "as many sources as there is room, one each");
+    }
+
+    /// As many connections of a VMA as it gets, up to `most`.
+    fn take(census: &mut Census, vma: &str, most: usize) -> usize {
+        let bounds = Bounds::default();
+        let one_more = |_: &usize| {
+            let place = census.enter(IpAddr::from([10, 0, 0, 1]), &bounds).unwrap();
+            let came = census.login(&place, vma, &bounds).is_some();
+            if !came {
+                census.leave(&place);
+            }
+            came
+        };
+        (0..most).take_while(one_more).count()
+    }
+
+    #[test]
+    fn vmas_with_very_many_connections_keep_nobody_out() {
+        let mut census = Census::default();
+        let greedy: Vec<usize> = (0..10).map(|n| take(&mut census, &format!("greedy-{n}"), usize::MAX)).collect();
+        assert_eq!(greedy[..4], [257, 257, 257, 253], "some take all there is for them: {greedy:?}");
+        assert!(greedy[4..].iter().all(|few| *few == limits::FEW_SESSIONS), "{greedy:?}");
+        // Each of as many VMAs as the room is kept for finds its own, though each asks for a control connection and sixteen more.
+        for n in 0..58 {
+            assert_eq!(take(&mut census, &format!("vma-{n}"), 17), limits::FEW_SESSIONS, "{n}");
+        }
+        assert_eq!((census.sessions, take(&mut census, "one-more", 17)), (limits::MAX_SESSIONS, 0));
+        // Whoever leaves makes room for who has few, before who has many.
+        census.leave(&Place::Session("greedy-0".to_owned()));
+        assert_eq!((take(&mut census, "greedy-1", 1), take(&mut census, "one-more", 17)), (0, 1));
     }
 
     #[test]

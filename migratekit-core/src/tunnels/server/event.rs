@@ -65,7 +65,7 @@ pub enum Event {
         /// The user's name, as it was given.
         user: String,
     },
-    /// The key has as many connections as it may.
+    /// The VMA has as many connections as it may, or there is no more room for any of its number.
     TooMany {
         /// Whose.
         peer: Peer,
@@ -145,6 +145,23 @@ pub enum Event {
         why: Option<String>,
         /// For how long nothing had come from the peer.
         silence: Duration,
+    },
+    /// A connection is ended because what came on it is no SSH, or is not what the tunnel allows: packets that are too long, more data than
+    /// there was credit for.
+    Misbehaved {
+        /// Whose; `None`: it had not shown a key.
+        peer: Option<Peer>,
+        /// Where from.
+        address: SocketAddr,
+        /// What it did.
+        why: String,
+    },
+    /// A connection is ended because nobody logged in on it: its time was over, or others came and its source had most of the places.
+    NoLogin {
+        /// Where from.
+        address: SocketAddr,
+        /// Which of the two.
+        why: &'static str,
     },
     /// A connection was closed at once: there are too many.
     Crowded {

@@ -32,17 +32,18 @@ fn shown(text: &str) -> String {
 }
 
 impl Connection {
-    /// Who comes with this key by this name, if anybody may.
-    async fn find(&self, user: &str, key: &russh::keys::PublicKey, algorithm: &Algorithm) -> Option<Peer> {
+    /// Who comes with this key by this name, if anybody may. Where that cannot be told the connection ends without an answer: a refusal
+    /// is final to who gets one, and a copy must outlive a catalog that is away for a moment.
+    async fn find(&self, user: &str, key: &russh::keys::PublicKey, algorithm: &Algorithm) -> Result<Option<Peer>, Broken> {
         if user != USER || *algorithm != Algorithm::Ed25519 {
-            return None;
+            return Ok(None);
         }
-        let key = PublicKey::of_peer(key)?;
+        let Some(key) = PublicKey::of_peer(key) else { return Ok(None) };
         match self.server.holder(&key).await {
-            Ok(vma) => vma.map(|vma| Peer { vma: Arc::new(vma), key, address: self.live.address }),
+            Ok(vma) => Ok(vma.map(|vma| Peer { vma: Arc::new(vma), key, address: self.live.address })),
             Err(error) => {
                 tracing::warn!(%error, "whether a key may come in cannot be told; it may not");
-                None
+                Err(Broken::NotNow("whether the key may come in cannot be told now"))
             }
         }
     }
@@ -92,23 +93,23 @@ impl Handler for Connection {
     type Error = Broken;
 
     async fn auth_publickey_offered(&mut self, user: &str, offer: PublicKeyOffer<'_>) -> Result<Auth, Broken> {
-        let known = self.find(user, offer.public_key, offer.algorithm).await.is_some();
+        let known = self.find(user, offer.public_key, offer.algorithm).await?.is_some();
         Ok(if known { Auth::Accept } else { self.no_key(user, offer.public_key) })
     }
 
     async fn auth_publickey(&mut self, user: &str, key: VerifiedPublicKey<'_>) -> Result<Auth, Broken> {
-        let Some(peer) = self.find(user, key.public_key, key.algorithm).await else { return Ok(self.no_key(user, key.public_key)) };
+        let Some(peer) = self.find(user, key.public_key, key.algorithm).await? else { return Ok(self.no_key(user, key.public_key)) };
         if !self.live.login(peer.clone(), &self.server.bounds) {
             // After a cut of the path, those that nobody knows to be dead yet must not keep the VMA out.
-            if !self.server.make_room(&peer.key) || !self.live.login(peer.clone(), &self.server.bounds) {
+            if !self.server.make_room(&peer.vma.name) || !self.live.login(peer.clone(), &self.server.bounds) {
                 self.server.saw(&Event::TooMany { peer });
-                return Ok(refused());
+                return Err(Broken::NotNow("there are as many connections of the VMA as may be"));
             }
         }
         // Again, now that `revoke` can see this connection: a key that was taken away before that was not cut by it.
-        if self.find(user, key.public_key, key.algorithm).await.as_ref() != Some(&peer) {
+        if self.find(user, key.public_key, key.algorithm).await?.as_ref() != Some(&peer) {
             self.no_key(user, key.public_key);
-            return Err(Broken::Peer("the key was taken away during the login"));
+            return Err(Broken::NotNow("the key was taken away during the login"));
         }
         self.live.told.store(true, Ordering::SeqCst);
         self.server.saw(&Event::Connected { peer });

@@ -10,7 +10,7 @@ use russh::server::Handle;
 use super::census::{Census, Place};
 use super::{Account, Event, Inner, Peer};
 use crate::task::{CancellationToken, Scope};
-use crate::tunnels::channels::Channels;
+use crate::tunnels::channels::{Broken, Channels};
 use crate::tunnels::probe::Probed;
 use crate::tunnels::transport::Control;
 
@@ -54,6 +54,35 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Whether a session ended because the peer closed its socket: OpenSSH says goodbye, a program that is killed does not.
+pub(super) fn is_leave(why: &Broken) -> bool {
+    matches!(why, Broken::Ssh(russh::Error::IO(e)) if e.kind() == std::io::ErrorKind::UnexpectedEof)
+        || matches!(why, Broken::Ssh(russh::Error::HUP | russh::Error::Disconnect))
+}
+
+/// Whether a session ended because of what the peer sent, and not because its connection broke or went silent.
+pub(super) fn is_foul(why: &Broken) -> bool {
+    use russh::Error as E;
+    match why {
+        Broken::Peer(_) => true,
+        Broken::NotNow(_) => false,
+        Broken::Ssh(why) => !matches!(
+            why,
+            E::IO(_)
+                | E::HUP
+                | E::Disconnect
+                | E::ConnectionTimeout
+                | E::KeepaliveTimeout
+                | E::InactivityTimeout
+                | E::Elapsed(_)
+                | E::SendError
+                | E::RecvError
+                | E::Pending
+                | E::Join(_)
+        ),
+    }
+}
+
 impl Live {
     pub(super) fn new(
         address: SocketAddr,
@@ -81,12 +110,12 @@ impl Live {
         }
     }
 
-    /// The peer showed its key. `false`: there are as many connections of it as may be.
+    /// The peer showed its key. `false`: there are as many connections as may be.
     pub(super) fn login(&self, peer: Peer, bounds: &super::Bounds) -> bool {
         {
             let mut place = lock(&self.place);
             let Some(old) = place.as_ref() else { return false };
-            let Some(new) = lock(&self.census).login(old, peer.key.fingerprint(), bounds) else { return false };
+            let Some(new) = lock(&self.census).login(old, &peer.vma.name, bounds) else { return false };
             *place = Some(new);
         }
         let _ = self.peer.set(peer);

@@ -33,7 +33,7 @@ pub use self::census::Bounds;
 use self::census::{Census, Place};
 pub use self::event::{Account, Event, Observer, Peer};
 use self::handler::Connection;
-use self::live::{Live, lock};
+use self::live::{Live, is_foul, is_leave, lock};
 pub use self::other::TlsHandler;
 use self::sockets::Sockets;
 use super::algorithms::{PREFERRED, rekey};
@@ -56,7 +56,7 @@ pub trait KeySource: Send + Sync {
     /// Who holds `key` now; `None`: nobody who may come in.
     ///
     /// # Errors
-    /// When it cannot be told. A login is refused then; a live connection goes on.
+    /// When it cannot be told. A login is ended without an answer then, so that the peer comes again; a live connection goes on.
     fn holder<'a>(&'a self, key: &'a PublicKey) -> BoxFuture<'a, Result<Option<Vma>>>;
 }
 
@@ -156,7 +156,7 @@ struct Inner {
     speaks: Dialect,
     probing: Probing,
     silence: Duration,
-    /// For how long a connection has been silent that may have to make room for another of its key: a living one answers the keepalives.
+    /// For how long a connection has been silent that may have to make room for another of its VMA: a living one answers the keepalives.
     stale: Duration,
     sockets: Option<Sockets>,
     census: Arc<Mutex<Census>>,
@@ -291,6 +291,17 @@ impl Server {
         }
     }
 
+    /// As [`Server::revoke`], for a VMA by its name, whichever keys its connections showed: after a rotation those of the old one may
+    /// still write. They are cut at once; what is returned ends when they and the handlers of their streams have ended.
+    pub fn revoke_vma(&self, vma: &str) -> impl Future<Output = ()> + Send + use<> {
+        let cut = self.cut(|peer| peer.vma.name == vma);
+        async move {
+            for live in cut {
+                live.done.cancelled().await;
+            }
+        }
+    }
+
     fn cut(&self, which: impl Fn(&Peer) -> bool) -> Vec<Arc<Live>> {
         let cut = self.inner.live(which);
         for live in &cut {
@@ -383,6 +394,11 @@ async fn run(server: Arc<Inner>, socket: TcpStream, address: SocketAddr, place: 
         tracing::error!(%error, "a handler of a stream failed");
     }
     lock(&server.connections).retain(|other| !Arc::ptr_eq(other, &live));
+    if let Err(why) = &end
+        && is_foul(why)
+    {
+        server.saw(&Event::Misbehaved { peer: live.peer.get().cloned(), address, why: why.to_string() });
+    }
     let why = live.why.get().cloned().or_else(|| end.err().filter(|why| !is_leave(why)).map(|why| why.to_string()));
     // Who was never told to have come is not told to have gone.
     let peer = live.peer.get().filter(|_| live.told.load(Ordering::SeqCst)).cloned();
@@ -400,12 +416,6 @@ impl Drop for CutOnDrop {
     }
 }
 
-/// Whether a session ended because the peer closed its socket: OpenSSH says goodbye, a program that is killed does not.
-fn is_leave(why: &Broken) -> bool {
-    matches!(why, Broken::Ssh(russh::Error::IO(e)) if e.kind() == std::io::ErrorKind::UnexpectedEof)
-        || matches!(why, Broken::Ssh(russh::Error::HUP | russh::Error::Disconnect))
-}
-
 /// The session, to its end.
 async fn session(
     server: &Arc<Inner>,
@@ -414,8 +424,12 @@ async fn session(
     (cancel, out): (&CancellationToken, &CancellationToken),
 ) -> Result<(), Broken> {
     let handler = Connection { server: Arc::clone(server), live: Arc::clone(live) };
-    let late = || Broken::Peer("the login took too long");
-    let crowded = || Broken::Peer("others came, and its source had more connections without a key than any other");
+    let no_login = |why| {
+        server.saw(&Event::NoLogin { address: live.address, why });
+        Broken::NotNow(why)
+    };
+    let late = || no_login("the login took too long");
+    let crowded = || no_login("others came, and its source had more connections without a key than any other");
     let deadline = clock::now() + server.login_time;
     let begin = russh::server::run_stream(Arc::clone(&server.config), transport, handler);
     let running = tokio::select! {

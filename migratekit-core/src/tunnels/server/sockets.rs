@@ -15,7 +15,6 @@ use super::live::{Live, lock};
 use super::{Inner, Peer, Server};
 use crate::clock;
 use crate::task::{CancellationToken, Scope};
-use crate::tunnels::Vma;
 use crate::tunnels::limits::REVERSE_STREAMS;
 use crate::tunnels::policy::Refusal;
 use crate::tunnels::relay::{self, relay};
@@ -31,7 +30,8 @@ pub(super) struct Sockets(Mutex<HashMap<u16, Socket>>);
 
 #[derive(Debug)]
 struct Socket {
-    vma: Arc<Vma>,
+    /// Whose it is, whichever of its keys it comes by: one that changes its key keeps its port.
+    vma: String,
     tasks: Scope,
 }
 
@@ -54,13 +54,13 @@ impl Sockets {
     fn try_hold(&self, server: &Arc<Inner>, peer: &Peer, port: u16) -> std::io::Result<Option<()>> {
         let mut open = lock(&self.0);
         if let Some(socket) = open.get(&port) {
-            return Ok((socket.vma == peer.vma).then_some(()));
+            return Ok((socket.vma == peer.vma.name).then_some(()));
         }
         let listener = bind(port)?;
         let mut tasks = Scope::new();
-        let (server, vma, token) = (Arc::downgrade(server), Arc::clone(&peer.vma), tasks.token().clone());
-        tasks.spawn(accept(server, listener, vma, token));
-        open.insert(port, Socket { vma: Arc::clone(&peer.vma), tasks });
+        let (server, vma, token) = (Arc::downgrade(server), peer.vma.name.clone(), tasks.token().clone());
+        tasks.spawn(accept(server, listener, vma.clone(), token));
+        open.insert(port, Socket { vma, tasks });
         Ok(Some(()))
     }
 
@@ -81,17 +81,17 @@ fn bind(port: u16) -> std::io::Result<TcpListener> {
     TcpListener::from_std(listener)
 }
 
-async fn accept(server: Weak<Inner>, listener: TcpListener, vma: Arc<Vma>, end: CancellationToken) {
+async fn accept(server: Weak<Inner>, listener: TcpListener, vma: String, end: CancellationToken) {
     relay::accept(listener, REVERSE_STREAMS, end, |socket| {
-        let (server, vma) = (server.clone(), Arc::clone(&vma));
+        let (server, vma) = (server.clone(), vma.clone());
         async move { forward(&server, socket, &vma).await }
     })
     .await;
 }
 
-async fn forward(server: &Weak<Inner>, socket: TcpStream, vma: &Vma) {
+async fn forward(server: &Weak<Inner>, socket: TcpStream, vma: &str) {
     let Some(inner) = server.upgrade() else { return };
-    match (Server { inner }).open_to(|peer| *peer.vma == *vma).await {
+    match (Server { inner }).open_to(|peer| peer.vma.name == vma).await {
         Ok(stream) => relay(socket, stream).await,
         Err(error) => tracing::warn!(%error, "a connection to a VMA's port was closed"),
     }
@@ -109,10 +109,10 @@ impl Inner {
         let Some(sockets) = &self.sockets else { return };
         // Who listens is looked up under the lock, after which a newcomer finds its socket, or none.
         let mut open = lock(&sockets.0);
-        let listening: Vec<(Arc<Vma>, Vec<u16>)> = self
+        let listening: Vec<(String, Vec<u16>)> = self
             .live(|_| true)
             .iter()
-            .filter_map(|live| Some((Arc::clone(&live.peer.get()?.vma), lock(&live.listening).iter().map(|(_, port)| *port).collect())))
+            .filter_map(|live| Some((live.peer.get()?.vma.name.clone(), lock(&live.listening).iter().map(|(_, port)| *port).collect())))
             .collect();
         open.retain(|port, socket| listening.iter().any(|(vma, ports)| *vma == socket.vma && ports.contains(port)));
     }

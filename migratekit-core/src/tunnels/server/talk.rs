@@ -8,7 +8,6 @@ use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::task::CancellationToken;
 use crate::tunnels::hello::{Agreed, HELLO_PORT, Hello, Message, PROBE, SPEAK, agree};
-use crate::tunnels::keys::PublicKey;
 use crate::tunnels::limits;
 use crate::tunnels::probe::{Heard, Lines, converse, say};
 use crate::tunnels::stream::{ReadHalf, TunnelStream, WriteHalf};
@@ -62,7 +61,7 @@ async fn introduce(server: &Inner, live: &Arc<Live>, peer: &Peer, lines: &mut Li
         if live.instance.set(instance.clone()).is_err() {
             return Err(fail(ErrorKind::Protocol, "the VMA says hello twice on one connection"));
         }
-        server.give_way(live, &peer.key, &instance);
+        server.give_way(live, &peer.vma.name, &instance);
     }
     server.saw(&Event::Hello { peer: peer.clone(), agreed: agreed.clone(), agent });
     Ok(agreed)
@@ -70,18 +69,18 @@ async fn introduce(server: &Inner, live: &Arc<Live>, peer: &Peer, lines: &mut Li
 
 impl Inner {
     /// Older control connections of the same process of the same VMA end: it would not come anew if it had not left them.
-    fn give_way(&self, newest: &Arc<Live>, key: &PublicKey, instance: &str) {
-        for old in self.live(|peer| peer.key == *key) {
+    fn give_way(&self, newest: &Arc<Live>, vma: &str, instance: &str) {
+        for old in self.live(|peer| peer.vma.name == vma) {
             if !Arc::ptr_eq(&old, newest) && old.instance.get().is_some_and(|i| i == instance) && !old.control.is_cut() {
                 old.give_way(self);
             }
         }
     }
 
-    /// Makes room for one more connection of `key`: the one that has been silent for longest is cut, if a living peer could not be so
+    /// Makes room for one more connection of `vma`: the one that has been silent for longest is cut, if a living peer could not be so
     /// silent. Says whether there is room now.
-    pub(super) fn make_room(&self, key: &PublicKey) -> bool {
-        let silent = self.live(|peer| peer.key == *key).into_iter().filter(|live| !live.control.is_cut());
+    pub(super) fn make_room(&self, vma: &str) -> bool {
+        let silent = self.live(|peer| peer.vma.name == vma).into_iter().filter(|live| !live.control.is_cut());
         let stalest = silent.max_by_key(|live| live.control.silence()).filter(|live| live.control.silence() >= self.stale);
         if let Some(live) = &stalest {
             live.give_way(self);
