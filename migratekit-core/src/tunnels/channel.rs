@@ -12,6 +12,9 @@
 //! **Only the pump waits for the session**, one message at a time, and it is a task: it always runs on. russh wakes one of those who wait for a
 //! channel's window, and a future that is woken and not polled again keeps the others waiting for ever; so no future of russh lies in
 //! a half, whose user may turn to something else.
+//!
+//! **The session is given little at a time**: at most [`BATCH`] of a channel until the socket has taken what the session had. russh encrypts whatever
+//! it is given into one buffer; what waits here instead waits as what it was, in the buffers of who sends.
 
 use std::io;
 use std::pin::pin;
@@ -22,7 +25,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::ReadBuf;
 
 use super::flow::{Credit, Inbox};
-use super::limits::{CHANNEL_BUFFER, PACKET, STUCK_BUFFER};
+use super::limits::{BATCH, CHANNEL_BUFFER, PACKET, STUCK_BUFFER};
 use super::transport::Control;
 
 /// What a pump gives to the session. Each returns when the session has taken it.
@@ -57,6 +60,8 @@ struct Outbox {
     next: Option<Bytes>,
     /// The pump waits for the session.
     sending: bool,
+    /// Bytes given to the session since the socket had all of it, and which of [`Control::batches`] that was.
+    given: (u64, u64),
     /// A payload was not taken.
     lost: bool,
     eof_wanted: bool,
@@ -306,8 +311,13 @@ impl Flow {
             {
                 return Poll::Ready(Next::Credit(amount));
             }
+            if state.outbox.next.is_some() && !self.may_give(&mut state.outbox, cx) {
+                state.pump = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
             if let Some(payload) = state.outbox.next.take() {
                 state.outbox.sending = true;
+                state.outbox.given.0 += u64::try_from(payload.len()).unwrap_or(u64::MAX);
                 wake(&mut state.writer);
                 return Poll::Ready(Next::Data(payload));
             }
@@ -317,6 +327,18 @@ impl Flow {
         }
         state.pump = Some(cx.waker().clone());
         Poll::Pending
+    }
+
+    /// Whether the session may be given another payload now.
+    fn may_give(&self, outbox: &mut Outbox, cx: &Context<'_>) -> bool {
+        let batches = self.control.batches();
+        if outbox.given.1 != batches {
+            outbox.given = (0, batches);
+        }
+        if outbox.given.0 >= BATCH && self.control.poll_batch(cx, batches) {
+            outbox.given = (0, self.control.batches());
+        }
+        outbox.given.0 < BATCH
     }
 
     /// What `giving` came to; `None` when nobody wants it any more.

@@ -121,6 +121,7 @@ impl Channels {
             flow.broken();
         }
         flows.insert(id.number(), Arc::clone(&flow));
+        self.control.set_channels(flows.len());
         Ok(flow)
     }
 
@@ -155,6 +156,7 @@ impl Channels {
         let mut flows = self.lock();
         if flows.get(&id).is_some_and(|other| Arc::ptr_eq(other, flow)) {
             flows.remove(&id);
+            self.control.set_channels(flows.len());
         }
     }
 
@@ -202,7 +204,12 @@ impl Channels {
 
     /// The channel is closed.
     pub(super) fn closed(&self, id: ChannelId) {
-        let flow = self.lock().remove(&id.number());
+        let flow = {
+            let mut flows = self.lock();
+            let flow = flows.remove(&id.number());
+            self.control.set_channels(flows.len());
+            flow
+        };
         if let Some(flow) = flow {
             flow.closed();
         }

@@ -14,9 +14,14 @@ pub const PACKET: u32 = 64 * 1024;
 pub const CHANNEL_BUFFER: u64 = WINDOW as u64 + 256 * KIB;
 /// As [`CHANNEL_BUFFER`], for a foreign peer whose window our own write waits for: the window comes behind what it sent before.
 pub const STUCK_BUFFER: u64 = 8 * MIB;
-/// Bytes a connection reads ahead while it must write and cannot: all that the peer may send before it hears of the window again, so
-/// that two sides that both write always find a reader.
-pub const READ_AHEAD: u64 = 2 * WINDOW as u64 + MIB;
+/// Bytes a channel gives to its session before the socket has taken what the session had, in bytes. russh encrypts all it is given into one
+/// buffer, which never becomes smaller: without this bound a whole window lay there for each connection.
+pub const BATCH: u64 = 2 * PACKET as u64;
+/// Bytes a connection reads ahead while it must write and cannot, beside [`READ_AHEAD_PER_CHANNEL`].
+pub const READ_AHEAD: u64 = MIB;
+/// The same for each open channel: all that the peer may send on it before it hears of the window again, so that two sides that both
+/// write always find a reader.
+pub const READ_AHEAD_PER_CHANNEL: u64 = 2 * WINDOW as u64;
 /// Bytes taken from the socket by one read, in bytes: packets come in many small pieces otherwise.
 pub const SOCKET_READ: usize = 128 * 1024;
 /// Channels of one connection. A bulk connection has one; more than a few come only through forwarded ports.

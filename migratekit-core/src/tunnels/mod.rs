@@ -24,6 +24,7 @@
 //! - **Both directions may be full at once**: a write that waits takes in what the peer sends (`transport`).
 //! - **A revoked key is out**: [`Server::revoke`] cuts its connections and returns when their streams have ended; keys are looked at again
 //!   every [`limits::KEY_LOOK`] besides.
+//! - **Little memory over a long way**: a session is given what its socket takes, and not a window ahead (`channel`).
 //! - **Every wait ends**: by keepalives, by a write that stands still, by deadlines of login and of opening ([`limits`]).
 //!
 //! What it does not do: run programs, give terminals, forward Unix sockets, X11 or agents. It does not know what travels in its streams.

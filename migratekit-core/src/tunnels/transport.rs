@@ -2,9 +2,11 @@
 //!
 //! - **It reads while it waits to write.** A session of russh writes what it has gathered and reads nothing meanwhile; two such sessions
 //!   that both have much to write wait for each other for ever. Here a write that finds the socket full takes in what the peer sends,
-//!   up to [`READ_AHEAD`]: that is all the peer may send before it hears of the window again, so the peer's write ends, it reads, and
-//!   ours goes on.
+//!   up to [`READ_AHEAD`] and [`READ_AHEAD_PER_CHANNEL`] for each channel that is open: that is all the peer may send before it hears of
+//!   the windows again, so the peer's write ends, it reads, and ours goes on.
 //! - **It reads in large pieces.** russh asks for four bytes and then for a packet; each would be a system call.
+//! - **It tells when the socket has all** that the session had to write ([`Control::batches`]), so that no more than a little is given to the
+//!   session meanwhile.
 //! - **It can be cut** from outside, whatever the session is busy with ([`Control::cut`]).
 //! - **It can be held up** ([`Control::hold`]): while a consumer of a foreign peer takes nothing, nothing more is read. Our own peers need
 //!   no such thing (see [`super::flow`]).
@@ -14,7 +16,7 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -24,7 +26,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
-use super::limits::{READ_AHEAD, SOCKET_READ, WRITE_STALL};
+use super::limits::{READ_AHEAD, READ_AHEAD_PER_CHANNEL, SOCKET_READ, WRITE_STALL};
 use crate::clock;
 use crate::task::CancellationToken;
 
@@ -42,6 +44,10 @@ pub(super) struct Control {
     /// When the socket last brought something, in milliseconds since it began.
     heard: AtomicU64,
     hold: Mutex<Hold>,
+    channels: AtomicUsize,
+    batches: AtomicU64,
+    /// Who waits for the end of a batch.
+    waiting: Mutex<Vec<Waker>>,
 }
 
 impl Default for Control {
@@ -54,6 +60,9 @@ impl Default for Control {
             began: clock::now(),
             heard: AtomicU64::new(0),
             hold: Mutex::default(),
+            channels: AtomicUsize::new(0),
+            batches: AtomicU64::new(0),
+            waiting: Mutex::default(),
         }
     }
 }
@@ -98,6 +107,41 @@ impl Control {
     /// Bytes taken from the socket, and given to it.
     pub(super) fn moved(&self) -> (u64, u64) {
         (self.read.load(Ordering::Relaxed), self.written.load(Ordering::Relaxed))
+    }
+
+    /// So many channels are open.
+    pub(super) fn set_channels(&self, open: usize) {
+        self.channels.store(open, Ordering::Relaxed);
+    }
+
+    /// What may be read ahead now.
+    fn read_ahead(&self) -> u64 {
+        let open = u64::try_from(self.channels.load(Ordering::Relaxed)).unwrap_or(u64::MAX);
+        READ_AHEAD.saturating_add(open.saturating_mul(READ_AHEAD_PER_CHANNEL))
+    }
+
+    /// How often the socket had taken all that the session had written.
+    pub(super) fn batches(&self) -> u64 {
+        self.batches.load(Ordering::SeqCst)
+    }
+
+    /// Wakes `cx` when there are more than `seen` of [`Control::batches`]; `true` when there are already.
+    pub(super) fn poll_batch(&self, cx: &Context<'_>, seen: u64) -> bool {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.batches() != seen {
+            return true;
+        }
+        if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+            waiting.push(cx.waker().clone());
+        }
+        false
+    }
+
+    /// The socket has all that was written.
+    pub(super) fn batch_ended(&self) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        self.batches.fetch_add(1, Ordering::SeqCst);
+        waiting.drain(..).for_each(Waker::wake);
     }
 
     fn hear(&self) {
@@ -209,7 +253,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transport<S> {
 
     /// Takes in what the peer sends, as far as there is room.
     fn read_ahead(&mut self, cx: &mut Context<'_>) {
-        while self.end.is_none() && self.ahead_bytes < READ_AHEAD {
+        while self.end.is_none() && self.ahead_bytes < self.control.read_ahead() {
             if self.last.0 < self.last.1 {
                 let part = Bytes::copy_from_slice(self.buffer.get(self.last.0..self.last.1).unwrap_or_default());
                 self.ahead_bytes = self.ahead_bytes.saturating_add(u64::try_from(part.len()).unwrap_or(u64::MAX));
@@ -276,7 +320,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Transport<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_flush(cx)
+        let end = Pin::new(&mut self.socket).poll_flush(cx);
+        if end.is_ready() {
+            self.control.batch_ended();
+        }
+        end
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -309,6 +357,8 @@ mod tests {
         // A "socket" that holds 64 KiB, and two batches of 2 MiB: without reading ahead neither write ends.
         let (a, b) = tokio::io::duplex(64 * 1024);
         let (a, b) = (Transport::new(a, Arc::default()), Transport::new(b, Arc::default()));
+        a.control.set_channels(1);
+        b.control.set_channels(1);
         let both = async { tokio::join!(batch(a, 1), batch(b, 2)) };
         let (a, _b) = clock::within(std::time::Duration::from_secs(20), both).await.expect("they wait for each other");
         assert_eq!(a.control.moved(), (2 * MIB, 2 * MIB));
@@ -318,6 +368,7 @@ mod tests {
     async fn what_is_read_ahead_is_bounded_and_in_order() {
         let (a, mut peer) = tokio::io::duplex(64 * 1024);
         let control = Arc::new(Control::default());
+        control.set_channels(1);
         let mut a = Transport::new(a, Arc::clone(&control));
         let pattern: Vec<u8> = (0..12 * MIB).map(|i| (i % 253) as u8).collect();
         let (feed, expected) = (pattern.clone(), pattern);
@@ -327,7 +378,8 @@ mod tests {
             let stuck = clock::within(std::time::Duration::from_millis(300), a.write_all(&vec![7; MIB as usize])).await;
             assert!(stuck.is_none());
             let (read, _) = a.control.moved();
-            assert!(read >= READ_AHEAD && read <= READ_AHEAD + 2 * SOCKET_READ as u64, "{read}");
+            let most = READ_AHEAD + READ_AHEAD_PER_CHANNEL;
+            assert!(read >= most && read <= most + 2 * SOCKET_READ as u64, "{read}");
             let mut got = vec![0; expected.len()];
             a.read_exact(&mut got).await.unwrap();
             assert!(got == expected, "in order");

@@ -143,6 +143,8 @@ impl Writer {
             shared.sending.store(true, Ordering::Relaxed);
             let sent = self.send(shared).await;
             shared.sending.store(false, Ordering::Relaxed);
+            // An idle connection holds no payloads that are answered long since.
+            self.parts.clear();
             if let Err(e) = sent {
                 return End::Broken(Error::from_io(OPERATION, e));
             }

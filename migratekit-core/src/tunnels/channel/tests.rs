@@ -27,6 +27,9 @@ struct Played {
     said: Mutex<Vec<Said>>,
     more: Notify,
     dead: AtomicBool,
+    control: Arc<Control>,
+    /// The socket takes nothing.
+    full: AtomicBool,
 }
 
 impl Played {
@@ -73,7 +76,11 @@ impl Played {
 
 impl Outgoing for Arc<Played> {
     async fn data(&self, payload: Bytes) -> io::Result<()> {
-        self.take(payload.len(), Said::Data(payload.len())).await
+        self.take(payload.len(), Said::Data(payload.len())).await?;
+        if !self.full.load(Ordering::SeqCst) {
+            self.control.batch_ended();
+        }
+        Ok(())
     }
 
     async fn credit(&self, amount: u32) -> io::Result<()> {
@@ -101,7 +108,7 @@ struct Stage {
 fn stage(window: usize) -> Stage {
     let session = Arc::new(Played::default());
     session.grow(window);
-    let flow = Arc::new(Flow::new(true, Arc::default()));
+    let flow = Arc::new(Flow::new(true, Arc::clone(&session.control)));
     let mut pumping = Scope::new();
     let told = Arc::clone(&session);
     pumping.spawn(pump(Arc::clone(&flow), Arc::clone(&session), move || told.say(Said::Data(0))));
@@ -130,6 +137,31 @@ async fn credit_and_data_leave_though_nobody_asks_for_them_again() {
     assert_eq!(session.heard(2).await, [Said::Data(PACKETS), Said::Credit(WINDOW / 2)]);
     drop((read, write));
     assert_eq!(session.heard(2).await, [Said::Data(0), Said::Close], "forgotten, then closed");
+    ended(pumping).await;
+}
+
+#[tokio::test]
+async fn a_session_whose_socket_is_full_is_given_little_and_hears_of_credit_all_the_same() {
+    let Stage { session, flow, stream, pumping } = stage(10 << 20);
+    session.full.store(true, Ordering::SeqCst);
+    let (mut read, mut write) = stream.split();
+    let mut writing = Scope::new();
+    writing.spawn(async move {
+        write.write_all(&vec![1; 6 * PACKETS]).await.unwrap();
+        write.flush().await.unwrap();
+    });
+    let batch = usize::try_from(BATCH).unwrap() / PACKETS;
+    for _ in 0..3 {
+        let given = session.heard(batch).await;
+        assert!(given.len() == batch && given.iter().all(|said| *said == Said::Data(PACKETS)), "{given:?}");
+        assert!(flow.arrived(&vec![2; WINDOW as usize / 4]));
+        read.read_exact(&mut vec![0; WINDOW as usize / 4]).await.unwrap();
+        assert_eq!(session.heard(1).await, [Said::Credit(WINDOW / 4)], "and no data before the socket took what there is");
+        session.control.batch_ended();
+    }
+    within(Duration::from_secs(30), writing.join()).await.expect("all was given").unwrap();
+    drop(read);
+    session.heard(2).await;
     ended(pumping).await;
 }
 
