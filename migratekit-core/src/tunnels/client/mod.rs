@@ -8,6 +8,7 @@
 mod handler;
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use self::handler::{Connection, Shared};
 use super::algorithms::{PREFERRED, rekey};
 use super::channel::Flow;
 use super::channels::{Broken, Channels, hello};
+use super::compression::{Compression, FRAMES};
 use super::keys::{Fingerprint, PrivateKey};
 use super::stream::TunnelStream;
 use super::transport::{Control, Transport};
@@ -29,6 +31,8 @@ use crate::task::{CancellationToken, Scope};
 
 const CONNECT: &str = "connect to the tunnel";
 const OPEN: &str = "open a stream through the tunnel";
+/// From where a stream of plain bytes comes.
+const ORIGINATOR: &str = "127.0.0.1";
 
 /// Serves a stream that the server opened to a port of ours.
 pub type ReverseHandler = Arc<dyn Fn(TunnelStream) -> BoxFuture<'static, ()> + Send + Sync>;
@@ -54,6 +58,8 @@ pub struct ClientOptions {
     pub rekey_bytes: usize,
     /// [`limits::SILENCE`].
     pub silence: Duration,
+    /// Whether the streams of [`Client::bulk`] are compressed, where the server can do that too.
+    pub compression: Compression,
 }
 
 impl ClientOptions {
@@ -70,6 +76,7 @@ impl ClientOptions {
             connect_time: limits::CONNECT_TIME,
             rekey_bytes: limits::REKEY_BYTES,
             silence: limits::SILENCE,
+            compression: Compression::default(),
         }
     }
 }
@@ -92,7 +99,7 @@ impl Client {
     #[must_use]
     pub fn new(options: ClientOptions) -> Self {
         let config = russh::client::Config {
-            client_id: hello(),
+            client_id: hello(options.compression),
             limits: rekey(options.rekey_bytes),
             window_size: limits::WINDOW,
             maximum_packet_size: limits::PACKET,
@@ -155,6 +162,7 @@ impl Client {
         let shared = Arc::new(Shared {
             pinned: self.options.host_key.clone(),
             found: OnceLock::new(),
+            frames: AtomicBool::new(false),
             channels,
             listening: Mutex::default(),
             tasks: Mutex::new(Scope::new()),
@@ -215,9 +223,11 @@ impl Client {
     /// Those of [`Client::connect`] and [`Link::open`].
     pub async fn bulk(&self, port: u16) -> Result<TunnelStream> {
         let link = self.connect().await?;
-        let (channel, flow) = link.channel(port).await.map_err(|e| self.named(e))?;
+        let frames = self.options.compression != Compression::Off && link.shared.frames.load(Ordering::SeqCst);
+        let (channel, flow) = link.channel(port, if frames { FRAMES } else { ORIGINATOR }).await.map_err(|e| self.named(e))?;
         let channels = Arc::clone(&link.shared.channels);
-        Ok(channels.stream(channel, flow, Some(Arc::new(link))))
+        let stream = channels.stream(channel, flow, Some(Arc::new(link)));
+        Ok(if frames { stream.in_frames(self.options.compression) } else { stream })
     }
 }
 
@@ -258,16 +268,16 @@ impl Link {
     /// [`ErrorKind::Denied`] when the server refuses it; [`ErrorKind::Busy`] when the connection has as many channels as it may;
     /// [`ErrorKind::Timeout`]; [`ErrorKind::Unreachable`] when the connection is gone.
     pub async fn open(&self, port: u16) -> Result<TunnelStream> {
-        let (channel, flow) = self.channel(port).await?;
+        let (channel, flow) = self.channel(port, ORIGINATOR).await?;
         Ok(self.shared.channels.stream(channel, flow, None))
     }
 
-    async fn channel(&self, port: u16) -> Result<(russh::Channel<russh::client::Msg>, Arc<Flow>)> {
+    async fn channel(&self, port: u16, originator: &str) -> Result<(russh::Channel<russh::client::Msg>, Arc<Flow>)> {
         let fail = |kind, message: &'static str| Error::new(kind, OPEN, message).with("to", format!("127.0.0.1:{port}"));
         if self.shared.channels.open() >= limits::MAX_CHANNELS {
             return Err(fail(ErrorKind::Busy, "the connection has as many channels as it may"));
         }
-        let opening = self.handle.channel_open_direct_tcpip("127.0.0.1", u32::from(port), "127.0.0.1", 0);
+        let opening = self.handle.channel_open_direct_tcpip("127.0.0.1", u32::from(port), originator, 0);
         let opened = clock::within(limits::OPEN_TIME, opening).await;
         let channel = opened.ok_or_else(|| fail(ErrorKind::Timeout, "the server did not answer in time"))?.map_err(|e| match e {
             russh::Error::ChannelOpenFailure(russh::ChannelOpenFailure::ResourceShortage) => {
