@@ -7,6 +7,7 @@
   nbdkit -> nbdcopy -> `ssh -L`, aes128-gcm -> nbdkit -> file without flush; and nbdcopy without SSH, for comparison.
 - far: one disk of random bytes over a line of 50 ms and of 200 ms there and back (the example `line`, whose own limit comes first).
 - narrow: 100 Mbit/s: by tbf in a network namespace where that can be had (root), else by the line.
+- text: text over 20 Mbit/s, by the same means: compressed, and not.
 - proof: the whole disk compared through the tunnel, equal and with three blocks changed: bytes counted on the line.
 
 Rules as in bench.py: interleaved rounds, medians of the rounds' own ratios, CPU of all processes, peak memory of each. Needs root or a user
@@ -31,6 +32,7 @@ from benchrun import Run, file_of, keep_memory, nbdkit, wipe
 MIB, GIB = 1 << 20, 1 << 30
 CIPHER = "aes128-gcm@openssh.com"
 NARROW = 100_000_000 // 8
+NARROWER = 20_000_000 // 8
 MEMORY = 64 * MIB
 
 
@@ -43,14 +45,14 @@ def noise(path, size):
 
 
 class Namespace:
-    """A network namespace behind a link of 100 Mbit/s each way."""
+    """A network namespace behind a link of so many bytes a second each way."""
 
     inside, outside = "10.251.7.2", "10.251.7.1"
 
-    def __init__(self):
+    def __init__(self, rate):
         self.name = f"mk{os.getpid()}"
         near, far = f"{self.name}a", f"{self.name}b"
-        shape = "root tbf rate 100mbit burst 64kb latency 50ms".split()
+        shape = f"root tbf rate {rate * 8}bit burst 64kb latency 50ms".split()
         within = ["ip", "netns", "exec", self.name]
         for step in (["ip", "netns", "add", self.name], ["ip", "link", "add", near, "type", "veth", "peer", "name", far, "netns", self.name],
                      ["ip", "addr", "add", f"{self.outside}/30", "dev", near], ["ip", "link", "set", near, "up"],
@@ -72,6 +74,7 @@ class Bench:
         self.size = 256 * MIB if args.quick else 4 * GIB
         self.far_size = 128 * MIB if args.quick else 2 * GIB
         self.narrow_size = 16 * MIB if args.quick else 128 * MIB
+        self.text_size = 16 * MIB if args.quick else 64 * MIB
         self.kept = keep_memory(2 * self.size)
         self.image, self.noise = os.path.join(folder, "src.img"), os.path.join(folder, "noise.img")
         self.checked = set()
@@ -116,8 +119,8 @@ class Bench:
         run.wait_port(own)
         return own
 
-    def tunnel(self, command, *places):
-        return [self.bin, "--quiet", command, *places, "--ssh-key", self.file("key"), "--ssh-host-key", self.print]
+    def tunnel(self, command, *places, compression="auto"):
+        return [self.bin, "--quiet", command, *places, "--ssh-key", self.file("key"), "--ssh-host-key", self.print, "--compression", compression]
 
     def equal(self, name, source, path):
         if name not in self.checked:
@@ -127,13 +130,13 @@ class Bench:
 
     # The runs.
 
-    def ours(self):
+    def ours(self, compression="auto"):
         source, path = self.source(self.image, self.size), self.fresh(self.size)
         with self.run() as run:
             src = nbdkit(run, "source", ["-r", "file", source])
             port = self.serve(run, path)
-            result = run.client(self.tunnel("copy", src, f"ssh://127.0.0.1:{port}/disk"))
-        self.equal("ours", source, path)
+            result = run.client(self.tunnel("copy", src, f"ssh://127.0.0.1:{port}/disk", compression=compression))
+        self.equal(f"ours {compression}", source, path)
         return result
 
     def theirs(self):
@@ -174,37 +177,45 @@ class Bench:
         self.equal("plain", source, path)
         return result
 
-    def far(self, round_trip_ms, size=None, rate=None):
-        size = size or self.far_size
-        source, path = self.source(self.noise, self.far_size), self.fresh(size)
-        if size != self.far_size:
-            source = self.file("part.img")
-            if not os.path.exists(source):
-                noise(source, size)
+    def far(self, round_trip_ms):
+        source = self.source(self.noise, self.far_size)
+        return self.by_line(source, self.far_size, round_trip_ms, None, "auto")
+
+    def by_line(self, source, size, round_trip_ms, rate, compression):
+        path = self.fresh(size)
         with self.run() as run:
             src = nbdkit(run, "source", ["-r", "file", source])
             port = self.line(run, self.serve(run, path), round_trip_ms // 2, rate)
-            result = run.client(self.tunnel("copy", src, f"ssh://127.0.0.1:{port}/disk"))
-        self.equal(f"far {round_trip_ms} {rate}", source, path)
+            result = run.client(self.tunnel("copy", src, f"ssh://127.0.0.1:{port}/disk", compression=compression))
+        self.equal(f"far {round_trip_ms} {rate} {compression}", source, path)
         return {**result, "rate": size / result["wall"] / 1e6}
 
-    def narrow(self):
-        size, source = self.narrow_size, self.file("part.img")
+    def narrow(self, compression="auto"):
+        source = self.file("part.img")
         if not os.path.exists(source):
-            noise(source, size)
+            noise(source, self.narrow_size)
+        return self.by_link(source, self.narrow_size, NARROW, compression)
+
+    def text(self, compression="auto"):
+        source = self.file("text.img")
+        if not os.path.exists(source):
+            mkimage.text(source, self.text_size)
+        return self.by_link(source, self.text_size, NARROWER, compression)
+
+    def by_link(self, source, size, rate, compression):
         try:
-            space = Namespace()
+            space = Namespace(rate)
         except (OSError, subprocess.CalledProcessError):
-            return {**self.far(20, size, NARROW), "by": "our line"}
+            return {**self.by_line(source, size, 20, rate, compression), "by": "our line"}
         path = self.fresh(size)
         try:
             with self.run() as run:
                 src = nbdkit(run, "source", ["-r", "file", source])
                 port = self.serve(run, path, space.inside, ["ip", "netns", "exec", space.name])
-                result = run.client(self.tunnel("copy", src, f"ssh://{space.inside}:{port}/disk"))
+                result = run.client(self.tunnel("copy", src, f"ssh://{space.inside}:{port}/disk", compression=compression))
         finally:
             space.close()
-        self.equal("narrow", source, path)
+        self.equal(f"{rate} {compression}", source, path)
         return {**result, "rate": size / result["wall"] / 1e6, "by": "tbf"}
 
     def proof(self):
@@ -236,9 +247,10 @@ class Bench:
 
 
 CASES = {
-    "fast": {"ours": Bench.ours, "ssh -L": Bench.theirs, "plain": Bench.plain},
+    "fast": {"ours": Bench.ours, "ours, compression off": lambda b: b.ours("off"), "ssh -L": Bench.theirs, "plain": Bench.plain},
     "far": {"50 ms": lambda b: b.far(50), "200 ms": lambda b: b.far(200)},
-    "narrow": {"100 Mbit/s": Bench.narrow},
+    "narrow": {"100 Mbit/s": Bench.narrow, "100 Mbit/s, compression off": lambda b: b.narrow("off")},
+    "text": {"20 Mbit/s": Bench.text, "20 Mbit/s, compression off": lambda b: b.text("off")},
     "proof": {},
 }
 
@@ -267,6 +279,18 @@ def judge(cases, rounds, once):
             rate = median(r[side]["rate"] for r in rounds)
             by = f" (by {rounds[0][side]['by']})" if "by" in rounds[0][side] else ""
             add(f"one disk at {side}{by}", f"{rate:.1f} MB/s", "", "", ">=", f"{bound:.1f} MB/s", rate >= bound)
+    if "text" in cases:
+        rate = median(r["20 Mbit/s"]["rate"] for r in rounds)
+        times = rate / (NARROWER / 1e6)
+        add(f"text at 20 Mbit/s (by {rounds[0]['20 Mbit/s']['by']})", f"{rate:.1f} MB/s", f"{NARROWER / 1e6:.1f} MB/s", f"{times:.2f}", ">=", "1.80",
+            times >= 1.8)
+    for case, side in (("fast", "ours"), ("narrow", "100 Mbit/s"), ("text", "20 Mbit/s")):
+        if case in cases:
+            off = f"{side}, compression off"
+            ratios = [r[off]["wall"] / r[side]["wall"] for r in rounds]
+            ours, peer = (median(r[which]["wall"] for r in rounds) for which in (side, off))
+            add(f"{case}: speed with compression where it pays, against off", f"{ours:.2f} s", f"{peer:.2f} s",
+                f"{median(ratios):.3f} ({min(ratios):.2f}..{max(ratios):.2f})", ">=", "0.97", median(ratios) >= 0.97)
     for case in cases:
         for side in CASES[case]:
             for part in ("client", "server"):
@@ -313,7 +337,7 @@ def main():
     rounds, once = [], {}
     try:
         bench = Bench(args, folder)
-        if {"far", "narrow"} & set(args.cases):
+        if {"far", "narrow", "text"} & set(args.cases):
             once["line"] = bench.own_limit()
             print(f"the line's own limit, MB/s by ms of delay: {once['line']}", file=sys.stderr, flush=True)
         sides = [(side, run) for case in args.cases for side, run in CASES[case].items()]

@@ -50,6 +50,21 @@ def runs(rng, chunks):
         yield kind, length
 
 
+def chunk_of(text, rng):
+    """A chunk of pieces of the text."""
+    starts = rng.choices(range(PROSE - PIECE), k=CHUNK // PIECE)
+    return b"".join(text[start:start + PIECE] for start in starts)
+
+
+def text(path, size, seed=1):
+    """Makes a file of nothing but text."""
+    rng = random.Random(seed)
+    words = prose(rng)
+    with open(path, "wb") as out:
+        for at in range(0, size, CHUNK):
+            out.write(chunk_of(words, rng)[:size - at])
+
+
 def make(path, size, seed):
     """Makes the image anew."""
     rng = random.Random(seed)
@@ -61,11 +76,7 @@ def make(path, size, seed):
                 out.seek(length * CHUNK, os.SEEK_CUR)
                 continue
             for _ in range(length):
-                if kind == "noise":
-                    chunk = rng.randbytes(CHUNK)
-                else:
-                    starts = rng.choices(range(PROSE - PIECE), k=CHUNK // PIECE)
-                    chunk = b"".join(text[start:start + PIECE] for start in starts)
+                chunk = rng.randbytes(CHUNK) if kind == "noise" else chunk_of(text, rng)
                 out.write(chunk[:max(0, size - out.tell())])
 
 

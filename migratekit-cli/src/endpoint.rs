@@ -11,7 +11,7 @@ pub(crate) async fn both(first: &str, second: &str, tunnel: &TunnelArgs) -> Resu
     let access = match (&tunnel.ssh_key, &tunnel.ssh_host_key) {
         (Some(key), Some(print)) => {
             let host_key = print.parse().map_err(|e: Error| e.with("option", "--ssh-host-key"))?;
-            Some(TunnelAccess { key: LoginKey::read(key).await?, host_key })
+            Some(TunnelAccess { key: LoginKey::read(key).await?, host_key, compression: tunnel.compression.into() })
         }
         _ => None,
     };

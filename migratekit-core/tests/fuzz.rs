@@ -40,6 +40,11 @@ fn client_replies() {
     run("client_replies", fuzz_client_replies);
 }
 
+#[test]
+fn compressed() {
+    run("compressed", migratekit_core::tunnels::fuzz::fuzz_compressed);
+}
+
 /// Runs one target for its time.
 fn run(target: &str, check: fn(&[u8])) {
     let seconds = std::env::var("MIGRATEKIT_FUZZ_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(20);

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
-use migratekit_core::tunnels::{API_PORT, NBD_PORT, USER};
+use clap::{Args, Subcommand, ValueEnum};
+use migratekit_core::tunnels::{API_PORT, Compression, NBD_PORT, USER};
 
 use super::PlaceArgs;
 
@@ -16,6 +16,28 @@ pub(crate) enum TunnelCommand {
     Connect(TunnelConnectArgs),
     /// Print what an OpenSSH server must be told to stand in the place of `tunnel serve`
     SshdConfig(TunnelSshdConfigArgs),
+}
+
+/// Whether disks are compressed on their way through a tunnel. Both ends must want it; a server that knows nothing of it does not.
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+pub(crate) enum CompressionArg {
+    /// Where the data shrinks and the processor is much faster than the line, which is measured all the time
+    #[default]
+    Auto,
+    /// Never
+    Off,
+    /// Whatever shrinks
+    Always,
+}
+
+impl From<CompressionArg> for Compression {
+    fn from(arg: CompressionArg) -> Self {
+        match arg {
+            CompressionArg::Auto => Compression::Auto,
+            CompressionArg::Off => Compression::Off,
+            CompressionArg::Always => Compression::Always,
+        }
+    }
 }
 
 /// `migratekit tunnel sshd-config`
@@ -62,6 +84,9 @@ pub(crate) struct TunnelServeArgs {
     /// Refuse writes
     #[arg(long)]
     pub(crate) read_only: bool,
+    /// Compress what is sent of exports to clients that can read that; off: in neither direction
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t)]
+    pub(crate) compression: CompressionArg,
     /// End when standard input, which must be a pipe, ends: for a program that starts this one
     #[arg(long)]
     pub(crate) end_with_stdin: bool,
@@ -98,6 +123,9 @@ pub(crate) struct TunnelConnectArgs {
     /// Let the server reach this service, as 127.0.0.1:9081:127.0.0.1:8081; without the first address at the port that the server tells
     #[arg(short = 'R', value_name = "[ADDR:PORT:]HOST:PORT")]
     pub(crate) reverse: Option<String>,
+    /// Compress what goes through the connections of -L that are not shared, where the server can read that
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t)]
+    pub(crate) compression: CompressionArg,
 }
 
 /// How a copy enters a tunnel (ssh://).
@@ -109,4 +137,7 @@ pub(crate) struct TunnelArgs {
     /// For ssh://: the fingerprint of the server's key, as it prints it
     #[arg(long, value_name = "SHA256:..", requires = "ssh_key")]
     pub(crate) ssh_host_key: Option<String>,
+    /// For ssh://: compress the disk on its way, where the server can read that
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t)]
+    pub(crate) compression: CompressionArg,
 }

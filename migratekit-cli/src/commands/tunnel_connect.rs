@@ -24,6 +24,7 @@ pub(crate) async fn run(global: &Global, args: TunnelConnectArgs, cancel: Cancel
     let print = args.host_key_fingerprint.parse().map_err(|e: Error| e.with("option", "--host-key-fingerprint"))?;
     let mut client = ClientOptions::new(host, port, LoginKey::read(&args.key).await?, print);
     client.user = args.user;
+    client.compression = args.compression.into();
     let mut options = TunnelOptions::new(client);
     options.locals = args.local.iter().map(|text| local(text)).collect::<Result<_>>()?;
     options.reverse = args.reverse.as_deref().map(reverse).transpose()?;

@@ -26,7 +26,8 @@ pub(crate) async fn run(global: &Global, args: TunnelServeArgs, cancel: Cancella
     // First: a second one must not touch the catalog's rows of the one that serves.
     let fail = |e| Error::from_io("listen", e).with("address", &args.listen);
     let listener = TcpListener::bind(&args.listen).await.map_err(fail)?;
-    let serving = Serving::new(global, &args, &cancel).await?;
+    let mut serving = Serving::new(global, &args, &cancel).await?;
+    serving.options.compression = args.compression.into();
     let exporting = nbd::Server::new(ServerConfig::default());
     let mut served = Vec::new();
     let mut owners = Assignments::new();

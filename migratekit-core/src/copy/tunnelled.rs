@@ -103,6 +103,7 @@ impl TunnelledExport {
         let nbd::uri::Endpoint::Tcp { host, port } = &uri.endpoint else { return Err(wrong("a Unix socket is not reached by ssh")) };
         let mut options = tunnels::ClientOptions::new(host, *port, access.key.clone(), access.host_key.clone());
         user.clone_into(&mut options.user);
+        options.compression = access.compression;
         Ok(TunnelledExport::new(tunnels::Client::new(options), &uri.export))
     }
 
@@ -137,6 +138,8 @@ pub struct TunnelAccess {
     pub key: tunnels::LoginKey,
     /// The server's.
     pub host_key: tunnels::Fingerprint,
+    /// Whether the disk is compressed on its way.
+    pub compression: tunnels::Compression,
 }
 
 impl PartialEq for TunnelledExport {
@@ -184,7 +187,7 @@ mod tests {
     fn access() -> TunnelAccess {
         let key = tunnels::PrivateKey::generate().unwrap();
         let host_key = key.public().fingerprint();
-        TunnelAccess { key: key.into(), host_key }
+        TunnelAccess { key: key.into(), host_key, compression: tunnels::Compression::Auto }
     }
 
     #[test]
@@ -199,7 +202,7 @@ mod tests {
             let options = read.tunnel.options();
             assert_eq!((options.host.as_str(), options.port, options.user.as_str()), (host, port, user), "{text}");
             assert_eq!(read.uri.export, export, "{text}");
-            let again = TunnelledExport::parse(&read.to_string(), &TunnelAccess { key: access().key, host_key: options.host_key.clone() });
+            let again = TunnelledExport::parse(&read.to_string(), &TunnelAccess { host_key: options.host_key.clone(), ..access() });
             assert_eq!(again.unwrap(), read, "{read}");
         }
     }

@@ -192,8 +192,8 @@ impl Flow {
 
     // The reader.
 
-    /// Takes what there is.
-    pub(super) fn poll_take(&self, cx: &Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    /// Takes what there is, at most `most` bytes, which are more than none.
+    pub(super) fn poll_take(&self, cx: &Context<'_>, buf: &mut ReadBuf<'_>, most: usize) -> Poll<io::Result<()>> {
         let mut state = self.lock();
         if state.inbox.is_empty() {
             return match state.end {
@@ -205,9 +205,11 @@ impl Flow {
                 End::Broken => Poll::Ready(Err(broken())),
             };
         }
+        let mut left = most;
         state.inbox.take(|part| {
-            let n = part.len().min(buf.remaining());
+            let n = part.len().min(buf.remaining()).min(left);
             buf.put_slice(part.get(..n).unwrap_or_default());
+            left -= n;
             n
         });
         self.settle(&mut state);

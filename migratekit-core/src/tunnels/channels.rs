@@ -11,6 +11,7 @@ use russh::{ChannelId, ChannelMsg, ChannelWriteHalf, SshId};
 use tokio::sync::Notify;
 
 use super::channel::{Flow, Outgoing, pump};
+use super::compression::Compression;
 use super::policy::Refusal;
 use super::stream::TunnelStream;
 use super::transport::Control;
@@ -19,16 +20,26 @@ use crate::task::Scope;
 /// The first words of a peer of ours; the version of the tunnel's own protocol (credit beside the data) follows.
 const OURS: &str = "SSH-2.0-MigrateKit_";
 
-/// How we begin. A peer that speaks version 1 or above keeps the account of credit.
-const HELLO: &str = "SSH-2.0-MigrateKit_1";
+/// How we begin. A peer that speaks version 1 or above keeps the account of credit; one of version 2 reads frames besides.
+const HELLO: &str = "SSH-2.0-MigrateKit_2";
+
+/// How we begin when we want nothing of frames.
+const HELLO_WITHOUT_FRAMES: &str = "SSH-2.0-MigrateKit_1";
 
 /// The code of the extended data that gives credit back: four bytes, how much. Codes from 0xFE000000 on are for private use
 /// (RFC 4254, 5.2).
 pub(super) const CREDIT: u32 = 0xFE00_4D4B;
 
 /// The line by which we say who we are.
-pub(super) fn hello() -> SshId {
-    SshId::Standard(Cow::Borrowed(HELLO))
+pub(super) fn hello(compression: Compression) -> SshId {
+    SshId::Standard(Cow::Borrowed(if compression == Compression::Off { HELLO_WITHOUT_FRAMES } else { HELLO }))
+}
+
+/// Whether a peer that began like this reads frames.
+pub(super) fn reads_frames(hello: &[u8]) -> bool {
+    let Some(rest) = hello.strip_prefix(OURS.as_bytes()) else { return false };
+    let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    is_ours(hello) && (digits > 1 || rest.first() != Some(&b'1'))
 }
 
 /// Whether a peer that began like this is one of ours.
@@ -267,7 +278,16 @@ mod tests {
     fn peers_of_ours_are_known_by_their_first_line() {
         assert!(is_ours(HELLO.as_bytes()) && is_ours(b"SSH-2.0-MigrateKit_12 more"));
         for foreign in ["SSH-2.0-OpenSSH_9.2p1", "SSH-2.0-MigrateKit_", "SSH-2.0-MigrateKit_0", "SSH-2.0-MigrateKit", ""] {
-            assert!(!is_ours(foreign.as_bytes()), "{foreign}");
+            assert!(!is_ours(foreign.as_bytes()) && !reads_frames(foreign.as_bytes()), "{foreign}");
+        }
+    }
+
+    #[test]
+    fn frames_are_read_from_version_2_on() {
+        for (hello, reads) in
+            [(HELLO, true), (HELLO_WITHOUT_FRAMES, false), ("SSH-2.0-MigrateKit_1 more", false), ("SSH-2.0-MigrateKit_10", true)]
+        {
+            assert_eq!((is_ours(hello.as_bytes()), reads_frames(hello.as_bytes())), (true, reads), "{hello}");
         }
     }
 }

@@ -15,6 +15,7 @@
 //! - [`Tunnel`]: keeps a VMA's control connection up: hello, forwards, the way back, a monitor, and a state that can be watched.
 //! - [`hello`]: what the two ends tell each other; [`probe`]: whether the other one lives; [`LocalService`]: streams to another process.
 //! - [`keys`]: host keys, user keys, fingerprints; [`authorized`]: a file of keys that may come in.
+//! - [`Compression`]: whether streams of data are packed on their way.
 //! - [`openssh`]: what an OpenSSH server must be told to stand in the server's place.
 //!
 //! What it promises:
@@ -35,7 +36,10 @@ pub mod authorized;
 mod channel;
 mod channels;
 pub mod client;
+mod compression;
 mod flow;
+#[cfg(feature = "testing")]
+pub mod fuzz;
 pub mod hello;
 pub mod keys;
 pub mod limits;
@@ -51,6 +55,7 @@ mod transport;
 
 pub use self::authorized::AuthorizedKeys;
 pub use self::client::{Client, ClientOptions};
+pub use self::compression::Compression;
 pub use self::hello::Dialect;
 pub use self::keys::{Fingerprint, PrivateKey, PublicKey};
 pub use self::login_key::LoginKey;

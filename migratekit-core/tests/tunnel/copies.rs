@@ -9,7 +9,7 @@ use migratekit_core::copy::{
 use migratekit_core::nbd::export::PlainExport;
 use migratekit_core::nbd::{self, ServerConfig};
 use migratekit_core::testing::Rng;
-use migratekit_core::tunnels::NBD_PORT;
+use migratekit_core::tunnels::{Compression, NBD_PORT};
 use migratekit_core::units::{ByteRange, KIB, MIB};
 
 use crate::rig::{Rig, soon};
@@ -96,7 +96,7 @@ async fn each_connection_of_nbd_has_a_connection_of_its_own_and_ends_with_it() {
 #[tokio::test]
 async fn a_tunnel_that_cannot_be_entered_is_told_with_its_cause() {
     let rig = tunnelled(&nbd::Server::new(ServerConfig::default())).await;
-    let access = TunnelAccess { key: rig.key.clone().into(), host_key: rig.key.public().fingerprint() };
+    let access = TunnelAccess { key: rig.key.clone().into(), host_key: rig.key.public().fingerprint(), compression: Compression::Auto };
     let address = format!("ssh://127.0.0.1:{}/disk", rig.address.port());
     let wrong = Endpoint::parse(&address, Some(&access)).unwrap();
     let copy = DiskCopy::new(wrong, "/nowhere/target".parse().unwrap());

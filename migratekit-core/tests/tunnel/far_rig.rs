@@ -83,7 +83,12 @@ pub(crate) struct Far {
 impl Far {
     /// A disk of random bytes at this end of such a line, and an empty one at the other.
     pub(crate) async fn new(bytes: u64, options: LineOptions) -> Self {
-        let noise = noise(bytes, 7);
+        Far::of(noise(bytes, 7), options).await
+    }
+
+    /// As [`Far::new`], with this content.
+    pub(crate) async fn of(noise: Bytes, options: LineOptions) -> Self {
+        let bytes = noise.len() as u64;
         let source = Arc::new(Recorder::new(memory("source", noise.clone()).await));
         let target = Arc::new(MemoryDisk::new("target", bytes));
         let exports = nbd::Server::new(ServerConfig::default());

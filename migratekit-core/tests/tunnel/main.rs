@@ -5,6 +5,7 @@
 
 mod audit;
 mod bad_line;
+mod compression;
 mod copies;
 mod crowd;
 mod doors;

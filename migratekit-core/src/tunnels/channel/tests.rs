@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 use super::*;
 use crate::clock::within;
 use crate::task::Scope;
+use crate::tunnels::compression::Compression;
 use crate::tunnels::limits::WINDOW;
 use crate::tunnels::stream::TunnelStream;
 
@@ -235,6 +236,45 @@ async fn users_that_leave_do_not_wait_for_a_session_that_takes_nothing() {
     drop((read, write));
     assert_eq!(session.heard(2).await, [Said::Data(0), Said::Close]);
     ended(pumping).await;
+}
+
+#[tokio::test]
+async fn frames_come_through_and_wrong_ones_are_errors() {
+    let Stage { session, flow, stream, pumping } = stage(10 << 20);
+    let (mut read, mut write) = stream.in_frames(Compression::Always).split();
+    let plain = vec![7; 3 * PACKETS];
+    write.write_all(&plain).await.unwrap();
+    write.flush().await.unwrap();
+    let said: usize = session.heard(3).await.iter().map(|said| if let Said::Data(n) = said { *n } else { 0 }).sum();
+    assert!(said < 1000, "{said} bytes for {}", plain.len());
+
+    assert!(flow.arrived(b"\0\0\0\x05hello\0\0\0\x02"));
+    let mut got = [0; 7];
+    read.read_exact(&mut got[..5]).await.unwrap();
+    assert!(within(Duration::from_millis(20), read.read(&mut got[5..])).await.is_none(), "the next frame has only begun");
+    assert!(flow.arrived(b"!?"));
+    read.read_exact(&mut got[5..]).await.unwrap();
+    assert_eq!(&got, b"hello!?");
+    assert!(flow.arrived(b"\x01\0\0\x04junk"));
+    for _ in 0..2 {
+        assert_eq!(read.read(&mut got).await.unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+    drop((read, write));
+    session.heard(2).await;
+    ended(pumping).await;
+
+    for (sent, whole) in [(&b"\0\0\0\x02ok"[..], true), (b"\0\0\0\x03ok", false), (b"\0\0", false)] {
+        let Stage { session, flow, stream, pumping } = stage(0);
+        let (mut read, write) = stream.in_frames(Compression::Auto).split();
+        assert!(flow.arrived(sent));
+        flow.eof();
+        let end = read.read_to_end(&mut Vec::new()).await;
+        assert_eq!(end.is_ok(), whole, "{end:?}");
+        assert!(whole || end.unwrap_err().kind() == io::ErrorKind::UnexpectedEof);
+        drop((read, write));
+        session.heard(2).await;
+        ended(pumping).await;
+    }
 }
 
 #[tokio::test]

@@ -1,15 +1,16 @@
 //! What russh asks us about a connection to a server. Nothing here waits for a consumer.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use russh::client::{ChannelOpenHandle, DisconnectReason, Handler, Msg, Session};
 use russh::keys::PublicKeyOrCertificate;
-use russh::{Channel, ChannelId};
+use russh::{Channel, ChannelId, Names};
 
 use super::ReverseHandler;
 use crate::task::{CancellationToken, Scope};
-use crate::tunnels::channels::{Broken, Channels};
+use crate::tunnels::channels::{Broken, Channels, reads_frames};
 use crate::tunnels::keys::{Fingerprint, PublicKey};
 
 /// What the connection and its handler share.
@@ -17,6 +18,8 @@ pub(super) struct Shared {
     pub(super) pinned: Fingerprint,
     /// The key that the server showed, when it was another.
     pub(super) found: OnceLock<Option<Fingerprint>>,
+    /// Whether the server reads frames.
+    pub(super) frames: AtomicBool,
     pub(super) channels: Arc<Channels>,
     /// What is served to the server, by port.
     pub(super) listening: Mutex<HashMap<u16, ReverseHandler>>,
@@ -58,6 +61,11 @@ impl Handler for Connection {
         }
         let _ = self.0.found.set(found);
         Ok(false)
+    }
+
+    async fn kex_done(&mut self, _: Option<&[u8]>, _: &Names, session: &mut Session) -> Result<(), Broken> {
+        self.0.frames.store(reads_frames(session.remote_sshid()), Ordering::SeqCst);
+        Ok(())
     }
 
     async fn disconnected(&mut self, reason: DisconnectReason<Broken>) -> Result<(), Broken> {

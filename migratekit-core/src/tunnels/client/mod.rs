@@ -8,6 +8,7 @@
 mod handler;
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use self::handler::{Connection, Shared};
 use super::algorithms::{PREFERRED, rekey};
 use super::channel::Flow;
 use super::channels::{Broken, Channels, hello};
+use super::compression::{Compression, FRAMES};
 use super::keys::{Fingerprint, PrivateKey};
 use super::login_key::LoginKey;
 use super::stream::TunnelStream;
@@ -31,6 +33,8 @@ use crate::task::{CancellationToken, Scope};
 
 const CONNECT: &str = "connect to the tunnel";
 const OPEN: &str = "open a stream through the tunnel";
+/// From where a stream of plain bytes comes.
+const ORIGINATOR: &str = "127.0.0.1";
 
 /// Serves a stream that the server opened to a port of ours.
 pub type ReverseHandler = Arc<dyn Fn(TunnelStream) -> BoxFuture<'static, ()> + Send + Sync>;
@@ -56,6 +60,8 @@ pub struct ClientOptions {
     pub rekey_bytes: usize,
     /// [`limits::SILENCE`].
     pub silence: Duration,
+    /// Whether the streams of [`Client::bulk`] are compressed, where the server can do that too.
+    pub compression: Compression,
 }
 
 impl ClientOptions {
@@ -72,6 +78,7 @@ impl ClientOptions {
             connect_time: limits::CONNECT_TIME,
             rekey_bytes: limits::REKEY_BYTES,
             silence: limits::SILENCE,
+            compression: Compression::default(),
         }
     }
 }
@@ -94,7 +101,7 @@ impl Client {
     #[must_use]
     pub fn new(options: ClientOptions) -> Self {
         let config = russh::client::Config {
-            client_id: hello(),
+            client_id: hello(options.compression),
             limits: rekey(options.rekey_bytes),
             window_size: limits::WINDOW,
             maximum_packet_size: limits::PACKET,
@@ -169,6 +176,7 @@ impl Client {
         let shared = Arc::new(Shared {
             pinned: self.options.host_key.clone(),
             found: OnceLock::new(),
+            frames: AtomicBool::new(false),
             channels,
             listening: Mutex::default(),
             tasks: Mutex::new(Scope::new()),
@@ -235,9 +243,11 @@ impl Client {
     /// Those of [`Client::connect`] and [`Link::open`].
     pub async fn bulk(&self, port: u16) -> Result<TunnelStream> {
         let link = self.connect().await?;
-        let (channel, flow) = link.channel(port).await.map_err(|e| self.named(e))?;
+        let frames = self.options.compression != Compression::Off && link.shared.frames.load(Ordering::SeqCst);
+        let (channel, flow) = link.channel(port, if frames { FRAMES } else { ORIGINATOR }).await.map_err(|e| self.named(e))?;
         let channels = Arc::clone(&link.shared.channels);
-        Ok(channels.stream(channel, flow, Some(Arc::new(link))))
+        let stream = channels.stream(channel, flow, Some(Arc::new(link)));
+        Ok(if frames { stream.in_frames(self.options.compression) } else { stream })
     }
 }
 
@@ -278,16 +288,16 @@ impl Link {
     /// [`ErrorKind::Denied`] when the server refuses it; [`ErrorKind::Busy`] when the connection has as many channels as it may;
     /// [`ErrorKind::Timeout`]; [`ErrorKind::Unreachable`] when the connection is gone.
     pub async fn open(&self, port: u16) -> Result<TunnelStream> {
-        let (channel, flow) = self.channel(port).await?;
+        let (channel, flow) = self.channel(port, ORIGINATOR).await?;
         Ok(self.shared.channels.stream(channel, flow, None))
     }
 
-    async fn channel(&self, port: u16) -> Result<(russh::Channel<russh::client::Msg>, Arc<Flow>)> {
+    async fn channel(&self, port: u16, originator: &str) -> Result<(russh::Channel<russh::client::Msg>, Arc<Flow>)> {
         let fail = |kind, message: &'static str| Error::new(kind, OPEN, message).with("to", format!("127.0.0.1:{port}"));
         if self.shared.channels.open() >= limits::MAX_CHANNELS {
             return Err(fail(ErrorKind::Busy, "the connection has as many channels as it may"));
         }
-        let opening = self.handle.channel_open_direct_tcpip("127.0.0.1", u32::from(port), "127.0.0.1", 0);
+        let opening = self.handle.channel_open_direct_tcpip("127.0.0.1", u32::from(port), originator, 0);
         let opened = clock::within(limits::OPEN_TIME, opening).await;
         let channel = opened.ok_or_else(|| fail(ErrorKind::Timeout, "the server did not answer in time"))?.map_err(|e| match e {
             russh::Error::ChannelOpenFailure(russh::ChannelOpenFailure::ResourceShortage) => {

@@ -11,6 +11,7 @@ use super::live::{Live, lock};
 use super::talk::talk;
 use super::{Event, Inner, Peer};
 use crate::tunnels::channels::Broken;
+use crate::tunnels::compression::{Compression, FRAMES};
 use crate::tunnels::hello::HELLO_PORT;
 use crate::tunnels::keys::PublicKey;
 use crate::tunnels::policy::{Refusal, Verdict, Wish, judge};
@@ -179,7 +180,7 @@ impl Handler for Connection {
         channel: Channel<Msg>,
         host: &str,
         port: u32,
-        _originator: &str,
+        originator: &str,
         _originator_port: u32,
         reply: ChannelOpenHandle,
         session: &mut Session,
@@ -202,6 +203,8 @@ impl Handler for Connection {
             }
         };
         let stream = self.live.channels.stream(channel, flow, None);
+        let frames = originator == FRAMES && self.server.compression != Compression::Off;
+        let stream = if frames { stream.in_frames(self.server.compression) } else { stream };
         reply.accept().await;
         let mut tasks = lock(&self.live.tasks);
         let end = tasks.token().clone();

@@ -38,6 +38,7 @@ pub use self::other::TlsHandler;
 use self::sockets::Sockets;
 use super::algorithms::{PREFERRED, rekey};
 use super::channels::{Broken, Channels, hello};
+use super::compression::Compression;
 use super::hello::{Dialect, HELLO_PORT};
 use super::keys::{PrivateKey, PublicKey};
 use super::limits;
@@ -98,6 +99,8 @@ pub struct ServerOptions {
     pub silence: Duration,
     /// Whether a VMA's own port is a listening socket on the loopback too, for other processes. Off, only [`Server::open`] leads there.
     pub sockets: bool,
+    /// Whether what goes out on streams of data is compressed, for clients that ask for that; off: they do not.
+    pub compression: Compression,
 }
 
 impl ServerOptions {
@@ -119,6 +122,7 @@ impl ServerOptions {
             probing: Probing::default(),
             silence: limits::SILENCE,
             sockets: false,
+            compression: Compression::default(),
         }
     }
 
@@ -159,6 +163,7 @@ struct Inner {
     /// For how long a connection has been silent that may have to make room for another of its VMA: a living one answers the keepalives.
     stale: Duration,
     sockets: Option<Sockets>,
+    compression: Compression,
     census: Arc<Mutex<Census>>,
     connections: Mutex<Vec<Arc<Live>>>,
 }
@@ -187,7 +192,7 @@ impl Server {
     #[must_use]
     pub fn new(options: ServerOptions) -> Self {
         let config = russh::server::Config {
-            server_id: hello(),
+            server_id: hello(options.compression),
             methods: russh::MethodSet::from(&[russh::MethodKind::PublicKey][..]),
             auth_rejection_time: limits::REFUSAL_TIME,
             auth_rejection_time_initial: Some(Duration::ZERO),
@@ -219,6 +224,7 @@ impl Server {
             silence: options.silence,
             stale: options.keepalive.saturating_add(options.keepalive / 2),
             sockets: options.sockets.then(Sockets::default),
+            compression: options.compression,
             census: Arc::default(),
             connections: Mutex::default(),
         };
