@@ -195,7 +195,8 @@ fn shown(text: &str) -> String {
     text.chars().take(MAX_TEXT).collect()
 }
 
-/// Writes what the tunnel refused into the catalog's audit. Clones are the same; see the [module documentation](self).
+/// Writes what the tunnel refused into the catalog's audit: the first of a kind from a source at once, the others of each minute as one row with
+/// their number, so that a flood is a few rows. No session waits for it; memory is bounded, by [`MAX_FOLDED`]. Clones are the same.
 #[derive(Clone)]
 pub struct Refusals {
     store: Store,

@@ -21,7 +21,7 @@ use crate::standing_rig::both;
 
 on_both_catalogs! {
     who_comes_by_the_new_key_alone_is_connected,
-    who_was_there_by_the_old_key_stays_connected_and_leaves_by_the_new_one,
+    who_was_there_by_the_old_key_leaves_by_the_new_one,
     who_is_not_there_by_the_new_key_any_more_is_not_connected,
 }
 
@@ -106,7 +106,7 @@ async fn who_comes_by_the_new_key_alone_is_connected(store: Store) {
     serving.close().await;
 }
 
-async fn who_was_there_by_the_old_key_stays_connected_and_leaves_by_the_new_one(store: Store) {
+async fn who_was_there_by_the_old_key_leaves_by_the_new_one(store: Store) {
     let serving = Serving::start(store, Is::Disconnected, true).await;
     let print = serving.new.public().fingerprint().to_string();
     let before = serving.comes(&serving.old).await;
