@@ -19,8 +19,8 @@ use super::Compression;
 
 /// The pace is measured over so long.
 const SPAN: Duration = Duration::from_millis(200);
-/// The processor must save so many times what the stream carries: other connections have their work too.
-const MARGIN: f64 = 4.0;
+/// The processor must save so many times what the stream carries: other streams share it, and a processor that is busy makes the pace small too.
+const MARGIN: f64 = 8.0;
 /// Above this rate of one stream no processor of ours saves enough, in bytes a second: nothing is even tried.
 const TOO_FAST: f64 = 128e6;
 /// Below this rate of one stream there is time for a better level, in bytes a second.
@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn a_slow_link_packs_text_and_is_as_much_faster() {
-        for link in [0.1e6, 1.25e6, 12.5e6, 40e6] {
+        for link in [0.1e6, 1.25e6, 12.5e6, 25e6] {
             let (packed, ..) = run(&mut Choice::new(Compression::Auto), 1000, link, 400e6, 0.4);
             assert!(packed > 900, "{link}: {packed}");
             let (_, _, off) = run(&mut Choice::new(Compression::Off), 1000, link, 400e6, 0.4);
