@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::keys::PrivateKey;
 use crate::error::Result;
 
-/// See the [module documentation](self). Clones share what was read last.
+/// The key by which a client logs in: one that is held, or the one that its file holds at each login. Clones share what was read last.
 #[derive(Debug, Clone)]
 pub struct LoginKey {
     file: Option<PathBuf>,
