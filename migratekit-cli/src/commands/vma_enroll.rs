@@ -60,6 +60,7 @@ pub(crate) async fn run(global: &Global, args: EnrollArgs, cancel: &Cancellation
         reverse_port: None,
     };
     keep(&args.key, &known).await?;
+    forget_rotations(&args.key).await?;
     if !args.no_wait {
         if !global.quiet {
             eprintln!("the OMA proved to know the code; an administrator has to approve this key:\n{fingerprint}");
@@ -77,6 +78,18 @@ pub(crate) async fn run(global: &Global, args: EnrollArgs, cancel: &Cancellation
             ("reverse port", known.reverse_port.map(|port| port.to_string())),
         ])
     })
+}
+
+/// What a rotation of an earlier enrollment left beside the key is of no use any more, and would be taken for a rotation of this one.
+async fn forget_rotations(key: &Path) -> Result<()> {
+    let left = [beside(key, ".new"), beside(key, ".replaced")];
+    let removed = task::blocking(move || {
+        left.iter().try_for_each(|path| match std::fs::remove_file(path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::from_io("enroll at an OMA", e).with("path", path.display())),
+            _ => Ok(()),
+        })
+    });
+    removed.await?
 }
 
 /// What `vma enroll` kept.

@@ -93,7 +93,7 @@ fn the_catalog_goes_and_comes_back(go: fn(&mut MariaDb)) {
         until(wanted, || site.json(&["vma", "active"])[0]["connection"]["status"] == wanted);
     };
     connected("connected");
-    let copy = ["copy", source.to_str().unwrap(), &far, "--bandwidth", "32M", "--ssh-key", &key, "--ssh-host-key", &serving.fingerprint];
+    let copy = ["copy", source.to_str().unwrap(), &far, "--bandwidth", "16M", "--ssh-key", &key, "--ssh-host-key", &serving.fingerprint];
     let mut copier = command(&copy).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     assert!(wait_allocated(&target, SIZE / 16, &mut copier), "the copy ended too soon");
 

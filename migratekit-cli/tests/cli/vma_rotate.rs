@@ -37,7 +37,7 @@ fn a_rotation_under_a_running_copy_and_a_standing_tunnel_costs_one_reconnect() {
     standing.says("\"ready\"");
     // So slow that the rotation comes in its middle, on a busy machine too.
     let enter = ["--ssh-host-key", serving.fingerprint.as_str(), "--ssh-key"];
-    let copy = [&["copy", source.to_str().unwrap(), &far, "--bandwidth", "32M"], &enter[..], &[&key]].concat();
+    let copy = [&["copy", source.to_str().unwrap(), &far, "--bandwidth", "16M"], &enter[..], &[&key]].concat();
     let mut copier = command(&copy).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     assert!(wait_allocated(&target, SIZE / 8, &mut copier), "the copy ended before the rotation");
     let rotated = rotate(&key);

@@ -15,7 +15,8 @@
 //! Never more than [`ExportOptions::interval_bytes`] of a pass are on the disk, or on their way to it, and not proven by a durable ledger: so
 //! much a crash costs, and in addition what a client has under way that the export has not taken, and the written parts of blocks that
 //! are not whole yet. The export flushes by itself at half of it; where the disk is slower than the writers and the other half is full
-//! before the flush has ended, writes wait until it has ([`room`](super::room)). Reads, flushes and discards never do.
+//! before the flush has ended, writes wait until it has ([`room`](super::room)). Reads, flushes, discards and zero requests longer than any
+//! read never do. Where the ledger itself cannot be written nothing is proven and nobody waits: what the log warns of, a resume pays for.
 //!
 //! # A failed flush
 //!

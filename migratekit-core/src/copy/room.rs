@@ -2,7 +2,7 @@
 //!
 //! A write takes its bytes from the room before it begins. When it completed they stay taken, until a flush that began later has ended and
 //! the ledger that tells of it is durable; when it failed or was given up, they are free at once. Who finds no room waits, in the order of
-//! coming, at most for as long as a flush lasts. So whoever dies, and however slow the disk is, no more than the room has to be
+//! coming, for as long as a flush or two last. So whoever dies, and however slow the disk is, no more than the room has to be
 //! written again.
 //!
 //! ```text
@@ -13,6 +13,9 @@
 //! ```
 //!
 //! A flush begins when half of the room is taken: while it lasts, the other half fills. It begins earlier when somebody waits.
+//!
+//! Where the ledger cannot be written, room is freed all the same, as after a flush that failed: nothing is proven then, and the ledger does not
+//! claim it.
 //!
 //! What proves nothing (a discard, a writer of no pass) takes nothing, and neither does a zero request that is longer than any read:
 //! its source was known to be zero, and is not read again.

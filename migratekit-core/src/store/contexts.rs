@@ -191,7 +191,9 @@ impl Contexts<'_> {
                 return Err(stays(why).with("count", left));
             }
         }
-        self.0.sql(REMOVE, "UPDATE job_tracking SET context_id = NULL WHERE context_id = ?").bind(id).run().await?;
+        // Its jobs are history from now on, and as old as that.
+        let text = "UPDATE job_tracking SET context_id = NULL, updated_at = ? WHERE context_id = ?";
+        self.0.sql(REMOVE, text).bind(self.0.now().await?).bind(id).run().await?;
         self.0.sql(REMOVE, "DELETE FROM vm_replication_contexts WHERE context_id = ?").bind(id).run_found(NO_VM).await
     }
 }

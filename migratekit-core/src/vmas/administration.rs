@@ -6,6 +6,8 @@
 //! that serves the tunnel: at once when it is this one, else at its next look; a process that dies between the halves leaves the second to
 //! the next one.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 use serde_json::json;
 
@@ -200,7 +202,7 @@ impl Vmas {
         let (mut cut, all) = (Cut::ByServer, self.store.write(REVOKE, write).await?);
         // By its name, which all these rows have: whichever key a connection showed, one of a rotation that is over too.
         if let (Some(server), Some(revoked)) = (server, all.last()) {
-            server.revoke_vma(&revoked.name).await;
+            server.revoke_vma(&revoked.name, &BTreeSet::new()).await;
         }
         for revoked in all {
             if server.is_some() {

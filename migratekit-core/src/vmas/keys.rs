@@ -15,7 +15,7 @@ use crate::id::EnrollmentId;
 use crate::model::{Enrollment, EnrollmentStatus};
 use crate::store::{Store, Tx};
 use crate::task::{CancellationToken, Scope};
-use crate::tunnels::{KeySource, PublicKey, Server, Vma};
+use crate::tunnels::{KeySource, Peer, PublicKey, Server, Vma};
 
 /// Who comes in, as the catalog says it: the keys of approved enrollments, and of those that rotate.
 #[derive(Debug, Clone)]
@@ -83,12 +83,20 @@ impl Vmas {
         }
     }
 
-    /// All are cut before any is waited for.
+    /// All are cut before any is waited for. Who was trusted since under the same name is left alone.
     async fn finish_revocations(&self, server: &Server, finishing: &mut Finishing) -> Result<()> {
-        let half = self.store.read("look for revocations to finish", |tx| async move { tx.enrollments().half_revoked().await }).await?;
+        let look = |tx: Tx| async move {
+            let half = tx.enrollments().half_revoked().await?;
+            let trusted = if half.is_empty() { Vec::new() } else { tx.enrollments().in_state(EnrollmentStatus::Approved).await? };
+            Ok((half, trusted))
+        };
+        let (half, trusted) = self.store.read("look for revocations to finish", look).await?;
+        let trusted: BTreeSet<String> = trusted.into_iter().map(|enrollment| enrollment.fingerprint).collect();
         let cut = |revoked: Enrollment| {
-            let stands = server.connected().iter().any(|peer| peer.vma.name == revoked.name);
-            (revoked.id, stands, server.revoke_vma(&revoked.name))
+            let is_its = |peer: &Peer| peer.vma.name == revoked.name && !trusted.contains(&peer.key.fingerprint().to_string());
+            let stands = server.connected().iter().any(is_its);
+            let ended = server.revoke_vma(&revoked.name, &trusted);
+            (revoked.id, stands, ended)
         };
         for (id, stands, ended) in half.into_iter().map(cut).collect::<Vec<_>>() {
             finishing.begin(&self.store, id, stands, ended);

@@ -46,12 +46,14 @@ fn export(far: &Far, compression: Compression) -> Endpoint {
 /// Copies the disk to the far end and back; tells the bytes that entered the line in each direction.
 async fn there_and_back_again(far: &Far, compression: Compression) -> (u64, u64) {
     let before = far.line.counted();
-    copied(240, DiskCopy::new(far.near(), export(far, compression))).await;
+    // As many connections each time: their number is otherwise measured, and each has its login.
+    copied(240, DiskCopy { connections: Some(4), ..DiskCopy::new(far.near(), export(far, compression)) }).await;
     far.assert_equal().await;
     let between = far.line.counted();
     let folder = tempfile::tempdir().unwrap();
     let back = folder.path().join("back");
-    copied(240, DiskCopy::new(export(far, compression), back.display().to_string().parse().unwrap())).await;
+    let home = DiskCopy::new(export(far, compression), back.display().to_string().parse().unwrap());
+    copied(240, DiskCopy { connections: Some(4), ..home }).await;
     assert!(std::fs::read(&back).unwrap() == *far.noise, "what came back is right");
     (between.up - before.up, far.line.counted().down - between.down)
 }

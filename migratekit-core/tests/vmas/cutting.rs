@@ -22,6 +22,7 @@ on_both_catalogs! {
     a_revocation_waits_for_the_streams_of_a_key_that_was_replaced,
     a_revocation_waits_for_the_streams_of_an_overtaken_key,
     a_stuck_vma_keeps_no_other_revocation_waiting,
+    a_stuck_revocation_leaves_who_bears_the_name_now_alone,
 }
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -155,6 +156,7 @@ async fn a_revocation_waits_for_the_streams_of_a_key_that_was_replaced(store: St
 }
 
 async fn a_revocation_waits_for_the_streams_of_an_overtaken_key(store: Store) {
+    let facts = store.clone();
     let (site, old, first, second) = (Site::new(store), new_key(), new_key(), new_key());
     let trusted = site.trusted(&old, "vma-1").await;
     let serving = Serving::new(&site).await;
@@ -168,10 +170,17 @@ async fn a_revocation_waits_for_the_streams_of_an_overtaken_key(store: Store) {
     // By another process, which gives up: it does not claim that nobody was connected, though no row says that somebody is.
     serving.held.stuck.send_replace(vec!["vma-1".to_owned()]);
     let tending = serving.tend(&site);
-    let impatient = site.vmas.clone().revoke_time(Duration::from_secs(5));
+    soon("the sign that it serves", async {
+        while facts.read("look", |tx| async move { tx.facts().get("tunnel_served_at").await }).await.unwrap().is_none() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    let impatient = site.vmas.clone().revoke_time(Duration::from_secs(1));
     let unsure = soon("its answer", impatient.revoke(&trusted.id, "ann", None)).await.unwrap_err();
     assert_eq!(unsure.kind(), ErrorKind::Timeout);
-    assert!(serving.was_told(&first) && !is_revoked(&site, &old).await);
+    until("the stream of the overtaken key is told to end", || serving.was_told(&first)).await;
+    assert!(!is_revoked(&site, &old).await);
     serving.held.stuck.send_replace(Vec::new());
     becomes_revoked(&site, &old).await;
     assert!(serving.server.connected().is_empty());
@@ -207,6 +216,34 @@ async fn a_stuck_vma_keeps_no_other_revocation_waiting(store: Store) {
     serving.held.stuck.send_replace(Vec::new());
     becomes_revoked(&site, stuck_key).await;
     soon("both revocations", revoking.join()).await.unwrap();
+    tending.close().await.unwrap();
+    serving.tasks.close().await.unwrap();
+}
+
+async fn a_stuck_revocation_leaves_who_bears_the_name_now_alone(store: Store) {
+    let (site, old, new, other) = (Site::new(store), new_key(), new_key(), new_key());
+    let (stuck, another) = (site.trusted(&old, "vma-1").await, site.trusted(&other, "vma-2").await);
+    let serving = Serving::new(&site).await;
+    let (_by_old, _by_other) = (serving.stream(&old).await, serving.stream(&other).await);
+    serving.held.stuck.send_replace(vec!["vma-1".to_owned()]);
+    let tending = serving.tend(&site);
+    let mut revoking = Scope::new();
+    let revoke = |id| {
+        let patient = site.vmas.clone().revoke_time(PATIENCE * 2);
+        async move { assert_eq!(patient.revoke(&id, "ann", None).await.unwrap(), Cut::ByServer) }
+    };
+    revoking.spawn(revoke(stuck.id));
+    until("the stream of the old key is told to end", || serving.was_told(&old)).await;
+    // The site enrolls again, by the same name, and is trusted; then somebody else's revocation is begun and finished.
+    site.trusted(&new, "vma-1").await;
+    let _by_new = serving.stream(&new).await;
+    revoking.spawn(revoke(another.id));
+    becomes_revoked(&site, &other).await;
+    assert!(!serving.was_told(&new) && !is_revoked(&site, &old).await, "the new key's stream lives");
+    serving.held.stuck.send_replace(Vec::new());
+    becomes_revoked(&site, &old).await;
+    soon("both revocations", revoking.join()).await.unwrap();
+    assert!(!serving.was_told(&new) && serving.server.connected().len() == 1);
     tending.close().await.unwrap();
     serving.tasks.close().await.unwrap();
 }

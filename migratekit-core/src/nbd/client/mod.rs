@@ -299,7 +299,7 @@ impl More {
         for _ in 0..connections {
             let (origin, plan, done) = (Arc::clone(origin), plan.clone(), done.clone());
             dialling.spawn(async move {
-                let _ = done.send(origin.open(plan, timeouts).await);
+                let _ = done.send(origin.again(plan, timeouts).await);
             });
         }
         More { results, _dialling: dialling }

@@ -223,7 +223,9 @@ impl<'a> Pump<'a> {
     /// Closes a connection on which nothing moves.
     fn look_at_the_clock(&mut self) {
         let partial = matches!(self.reading, Reading::Payload { .. } | Reading::Drain { .. })
-            || (matches!(self.reading, Reading::Header) && !self.input.buffered().is_empty());
+            || (matches!(self.reading, Reading::Header)
+                && self.orders < self.limits.in_flight_requests
+                && !self.input.buffered().is_empty());
         let owed = partial || !self.out.is_empty();
         let crowded = self.budget.crowded() && self.record.held() > 0;
         let (limit, message) = match (owed, self.orders) {

@@ -20,7 +20,7 @@ mod sockets;
 mod strangers;
 mod talk;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
@@ -298,9 +298,10 @@ impl Server {
     }
 
     /// As [`Server::revoke`], for a VMA by its name, whichever keys its connections showed: after a rotation those of the old one may
-    /// still write. They are cut at once; what is returned ends when they and the handlers of their streams have ended.
-    pub fn revoke_vma(&self, vma: &str) -> impl Future<Output = ()> + Send + use<> {
-        let cut = self.cut(|peer| peer.vma.name == vma);
+    /// still write. Only connections by the keys of these fingerprints, `trusted`, stay: another VMA may bear the name by now. The others are
+    /// cut at once; what is returned ends when they and the handlers of their streams have ended.
+    pub fn revoke_vma(&self, vma: &str, trusted: &BTreeSet<String>) -> impl Future<Output = ()> + Send + use<> {
+        let cut = self.cut(|peer| peer.vma.name == vma && !trusted.contains(&peer.key.fingerprint().to_string()));
         async move {
             for live in cut {
                 live.done.cancelled().await;
